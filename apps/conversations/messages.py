@@ -45,3 +45,4 @@ class Message(msgspec.Struct, frozen=True):
     kind: Kind
     content: str
     sent_at: datetime  # aware, UTC, whole milliseconds
+    repeated: bool = False  # this answer is to a draft that had been stored before

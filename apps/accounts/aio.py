@@ -1,0 +1,35 @@
+"""The two bridges between the event loop and the rest: SQL in a small pool of threads, and one object per loop."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
+from typing import ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
+
+from channels.db import database_sync_to_async
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_SQL_THREADS = ThreadPoolExecutor(8, thread_name_prefix="sql")
+
+
+async def in_db(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `function`, which uses the ORM, without holding up the loop, nor every other caller in one shared thread."""
+    call = database_sync_to_async(function, thread_sensitive=False, executor=_SQL_THREADS)
+    return await call(*args, **kwargs)
+
+
+def per_loop(factory: Callable[[], T]) -> Callable[[], T]:
+    """What `factory` makes, once per running event loop: connections belong to the loop that opened them."""
+    made: WeakKeyDictionary[asyncio.AbstractEventLoop, T] = WeakKeyDictionary()
+
+    @wraps(factory)
+    def of_this_loop() -> T:
+        loop = asyncio.get_running_loop()
+        if loop not in made:
+            made[loop] = factory()
+        return made[loop]
+
+    return of_this_loop

@@ -1,0 +1,88 @@
+"""What REST answers, as types, and how they enter the OpenAPI document: msgspec writes their JSON Schema."""
+
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import msgspec
+from msgspec import Struct
+
+from apps.accounts.people import Person
+from apps.conversations.protocol import ConversationOut, MessageOut, PresenceOut, rfc3339
+from apps.push.models import Device
+
+T = TypeVar("T")
+
+
+class List(Struct, Generic[T], frozen=True):
+    results: list[T]
+    next_cursor: str | None
+
+
+class MessagePage(Struct, frozen=True):
+    results: list[MessageOut]
+    has_more: bool
+
+
+class Token(Struct, frozen=True):
+    token: str
+
+
+class DeviceOut(Struct, frozen=True):
+    id: UUID
+    platform: str
+    name: str
+    created_at: str
+
+    @classmethod
+    def of(cls, device: Device) -> "DeviceOut":
+        return cls(device.id, device.platform, device.name, rfc3339(device.created_at))
+
+
+class FieldError(Struct, frozen=True):
+    pointer: str
+    detail: str
+
+
+class Problem(Struct, frozen=True):
+    """RFC 9457"""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[FieldError]
+
+
+_ANSWERS: list[Any] = [
+    Person,
+    ConversationOut,
+    MessageOut,
+    MessagePage,
+    PresenceOut,
+    Token,
+    DeviceOut,
+    Problem,
+    List[Person],
+    List[ConversationOut],
+    List[PresenceOut],
+    List[DeviceOut],
+]
+_SCHEMAS, _COMPONENTS = msgspec.json.schema_components(_ANSWERS, ref_template="#/components/schemas/{name}")
+_REFERENCES = list(zip(_ANSWERS, _SCHEMAS, strict=True))
+
+
+def replies(answer: Any, *statuses: int) -> dict[Any, Any]:
+    """The documented responses of an operation that answers with this type, with 200 or these statuses."""
+    reference = next(schema for kind, schema in _REFERENCES if kind == answer)
+    return {status: reference for status in statuses or (200,)}
+
+
+def add_components(result: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """drf-spectacular's postprocessing: the types above, and that any operation may answer with a problem."""
+    result["components"].setdefault("schemas", {}).update(_COMPONENTS)
+    problem = {"description": "", "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    for operations in result["paths"].values():
+        for operation in operations.values():
+            operation["responses"]["default"] = problem
+    return result

@@ -1,0 +1,124 @@
+"""
+From a stored message to everyone in the conversation: the sockets of those who are here, a push for those who are not.
+
+Everything here may run again for the same message: receivers drop a seq they have, and a push collapses on the device.
+"""
+
+from collections.abc import Collection
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from apps.conversations import memberships
+from apps.conversations.errors import ChatError, Unavailable
+from apps.conversations.memberships import Members
+from apps.conversations.messages import Kind, Message
+from apps.conversations.protocol import MessageCreated, MessageOut, encode, message_out
+from apps.presence import node
+from apps.presence.node import BusAway, Node
+from apps.push import outbox
+from apps.push.outbox import HandoverFailed
+
+LARGE_CONVERSATION = 1_000  # members; past it every live node gets the frame and finds its own users
+NOTIFY_TASK = "apps.conversations.tasks.notify_absent"
+PREVIEW_CHARS = 200
+
+
+async def deliver(message: Message, members: Members) -> None:
+    """
+    Tell every member of a stored message.
+
+    When it returns, each node with a member on it was told, or will find out that it missed something; and for each
+    member who is nowhere a push is confirmed by the broker or stands in the outbox. Raises Unavailable otherwise.
+    """
+    out = message_out(message, await _sender(message, members))
+    frame = encode(MessageCreated(out))
+    if len(members.present) > LARGE_CONVERSATION:
+        await everywhere(members.conversation_id, frame)
+        absent = None
+    else:
+        absent = await to_users(members.present, frame)
+        absent.discard(message.sender_id)
+    if message.kind is Kind.TEXT and (absent is None or absent):
+        await _hand_over(out, members.title, absent)
+
+
+async def to_users(user_ids: Collection[UUID], frame: bytes) -> set[UUID]:
+    """Push a frame to these users' sockets everywhere; returns who is nowhere. Raises Unavailable."""
+    try:
+        return await node.current().deliver(user_ids, frame)
+    except BusAway as error:
+        raise Unavailable("Not everyone could be told yet; try again.", retry_after_ms=1_000) from error
+
+
+async def everywhere(conversation_id: UUID, frame: bytes) -> None:
+    message = {"type": "conversation.frame", "conversation": conversation_id.bytes, "frame": frame}
+    try:
+        await node.current().deliver_everywhere(message)
+    except BusAway as error:
+        raise Unavailable("Not everyone could be told yet; try again.", retry_after_ms=1_000) from error
+
+
+async def _sender(message: Message, members: Members) -> Any:
+    if message.sender_id in members.present:
+        return members.present[message.sender_id].person
+    return (await memberships.names([message.sender_id]))[message.sender_id]
+
+
+async def _hand_over(out: MessageOut, title: str, absent: Collection[UUID] | None) -> None:
+    """Ask for a push to those who are absent (None: the task finds out who is). Raises Unavailable."""
+    notice = {
+        "conversation_id": str(out.conversation_id),
+        "seq": out.seq,
+        "title": title,
+        "sender": out.sender.username,
+        "sender_name": out.sender.display_name,
+        "preview": out.content[:PREVIEW_CHARS],
+        "user_ids": None if absent is None else [str(user_id) for user_id in absent],
+    }
+    try:
+        await outbox.hand_over(NOTIFY_TASK, notice)
+    except HandoverFailed as error:
+        raise Unavailable("A notification could not be queued; try again.", retry_after_ms=2_000) from error
+
+
+# --- what other nodes ask of this one --------------------------------------------------------------------------------
+def attach(this: Node) -> None:
+    """Let a node know what its conversations want of the bus."""
+
+    async def members_changed(message: dict[str, Any]) -> None:
+        memberships.conversations.expire(UUID(bytes=message["conversation"]))
+
+    async def conversation_frame(message: dict[str, Any]) -> None:
+        members = await memberships.known(UUID(bytes=message["conversation"]))
+        this.hub.send(members.present.keys() & this.hub.user_ids(), message["frame"])
+
+    async def unreached(frame: bytes, user_ids: set[UUID]) -> None:
+        """Their last socket here closed while the frame was on its way: they are absent after all."""
+        created = _as_message(frame)
+        if created is None or created.kind != Kind.TEXT:
+            return
+        try:
+            members = await memberships.known(created.conversation_id)
+            await _hand_over(created, members.title, user_ids - {created.sender.id})
+        except ChatError:
+            this.resync("push")
+
+    this.on("members.changed", members_changed)
+    this.on("conversation.frame", conversation_frame)
+    this.on_unreached(unreached)
+    this.on_resync(memberships.forget_all)
+
+
+def _as_message(frame: bytes) -> MessageOut | None:
+    try:
+        return msgspec.json.decode(frame, type=MessageCreated).message
+    except msgspec.ValidationError:
+        return None
+
+
+async def members_changed(conversation_id: UUID) -> None:
+    """Let every node look up again who is in a conversation. A node that misses this looks within 30 s anyway."""
+    memberships.conversations.expire(conversation_id)
+    await node.current().broadcast({"type": "members.changed", "conversation": conversation_id.bytes})

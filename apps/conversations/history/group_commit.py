@@ -1,0 +1,69 @@
+"""
+Group commit: one append under way per conversation, and what is said meanwhile goes together in the next one.
+
+It lifts a busy conversation from one message per round trip to dozens, and keeps the order in which this process was
+asked.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Collection, Mapping
+from uuid import UUID
+
+from apps.conversations.errors import Unavailable
+from apps.conversations.history.base import HistoryStore
+from apps.conversations.messages import Draft, Message
+
+MAX_GROUP = 64
+MAX_WAITING = 2_000  # per conversation
+
+_Waiting = deque[tuple[Draft, "asyncio.Future[Message]"]]
+
+
+class History:
+    """A store, as services use it."""
+
+    def __init__(self, store: HistoryStore) -> None:
+        self._store = store
+        self._waiting: dict[UUID, _Waiting] = {}
+        self._committers: set[asyncio.Task[None]] = set()
+        self.start, self.close, self.ping = store.start, store.close, store.ping
+        self.before, self.after = store.before, store.after
+
+    async def latest(self, conversation_ids: Collection[UUID]) -> Mapping[UUID, Message]:
+        return await self._store.latest(conversation_ids)
+
+    async def append(self, draft: Draft) -> Message:
+        """Number and store one draft; see HistoryStore.append. Raises Unavailable: unknown, and safe to repeat."""
+        stored: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.get(draft.conversation_id)
+        if waiting is None:
+            self._waiting[draft.conversation_id] = deque([(draft, stored)])
+            committer = asyncio.create_task(self._commit_all(draft.conversation_id))
+            self._committers.add(committer)
+            committer.add_done_callback(self._committers.discard)
+        elif len(waiting) >= MAX_WAITING:
+            raise Unavailable("Too many messages are waiting in this conversation.", retry_after_ms=1_000)
+        else:
+            waiting.append((draft, stored))
+        return await stored
+
+    async def _commit_all(self, conversation_id: UUID) -> None:
+        waiting = self._waiting[conversation_id]
+        while waiting:
+            await self._commit([waiting.popleft() for _ in range(min(len(waiting), MAX_GROUP))])
+        del self._waiting[conversation_id]
+
+    async def _commit(self, group: list[tuple[Draft, "asyncio.Future[Message]"]]) -> None:
+        # Two tries of the same message in one group are one message.
+        drafts = {draft.message_id: draft for draft, _ in group}
+        try:
+            messages = dict(zip(drafts, await self._store.append(list(drafts.values())), strict=True))
+        except Exception as error:  # whatever it is, each of the waiting callers has to hear of it
+            for _, stored in group:
+                if not stored.done():
+                    stored.set_exception(error)
+            return
+        for draft, stored in group:
+            if not stored.done():
+                stored.set_result(messages[draft.message_id])

@@ -1,0 +1,209 @@
+"""
+The log in one SQLite file: for the one-command run and for small installations.
+
+One thread per process writes. It commits together what has queued up, whatever the conversation, so that one sync to
+disk serves many messages. Several processes may write the same file: the number is taken inside the write transaction.
+"""
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
+from uuid import UUID
+
+from apps.conversations.errors import Unavailable
+from apps.conversations.messages import Draft, Kind, Message
+
+T = TypeVar("T")
+
+MAX_COMMIT = 256  # requests in one transaction
+BUSY_TIMEOUT_S = 5.0
+READERS = 2
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS message_log (
+    conversation_id BLOB NOT NULL,
+    seq             INTEGER NOT NULL,
+    message_id      BLOB NOT NULL UNIQUE,
+    sender_id       BLOB NOT NULL,
+    client_msg_id   BLOB NOT NULL,
+    kind            TEXT NOT NULL,
+    content         TEXT NOT NULL,
+    sent_at         INTEGER NOT NULL,  -- milliseconds since 1970
+    PRIMARY KEY (conversation_id, seq)
+) WITHOUT ROWID
+"""
+_COLUMNS = "conversation_id, seq, sender_id, client_msg_id, kind, content, sent_at"
+_APPEND = """
+INSERT INTO message_log (conversation_id, seq, message_id, sender_id, client_msg_id, kind, content, sent_at)
+SELECT ?1, coalesce(max(seq), 0) + 1, ?2, ?3, ?4, ?5, ?6, ?7 FROM message_log WHERE conversation_id = ?1
+ON CONFLICT (message_id) DO NOTHING
+RETURNING seq
+"""
+_BY_MESSAGE_ID = f"SELECT {_COLUMNS} FROM message_log WHERE message_id = ?"
+_BEFORE = f"SELECT {_COLUMNS} FROM message_log WHERE conversation_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?"
+_AFTER = f"SELECT {_COLUMNS} FROM message_log WHERE conversation_id = ? AND seq > ? ORDER BY seq LIMIT ?"
+
+_Request = tuple[Sequence[Draft], "asyncio.Future[list[Message]]"]
+
+
+class SqliteHistory:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._requests: SimpleQueue[_Request | None] = SimpleQueue()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="history-read")
+        self._connections = threading.local()
+        self._loop: asyncio.AbstractEventLoop
+        self._writer: threading.Thread | None = None
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await self._read(lambda connection: connection.execute(_SCHEMA))
+        self._writer = threading.Thread(target=self._write_forever, name="history-write", daemon=True)
+        self._writer.start()
+
+    async def close(self) -> None:
+        if self._writer is not None:
+            self._requests.put(None)
+            await self._loop.run_in_executor(None, self._writer.join)
+            self._writer = None
+        self._readers.shutdown()
+
+    async def append(self, drafts: Sequence[Draft]) -> list[Message]:
+        decided: asyncio.Future[list[Message]] = self._loop.create_future()
+        self._requests.put((drafts, decided))
+        return await decided
+
+    async def before(self, conversation_id: UUID, seq: int | None, limit: int) -> list[Message]:
+        below = 2**63 - 1 if seq is None else seq
+        rows = await self._read(lambda db: db.execute(_BEFORE, (conversation_id.bytes, below, limit)).fetchall())
+        return [_message(row) for row in reversed(rows)]
+
+    async def after(self, conversation_id: UUID, seq: int, limit: int) -> list[Message]:
+        rows = await self._read(lambda db: db.execute(_AFTER, (conversation_id.bytes, seq, limit)).fetchall())
+        return [_message(row) for row in rows]
+
+    async def latest(self, conversation_ids: Collection[UUID]) -> Mapping[UUID, Message]:
+        def newest(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
+            found = (db.execute(_BEFORE, (each.bytes, 2**63 - 1, 1)).fetchone() for each in conversation_ids)
+            return [row for row in found if row is not None]
+
+        messages = [_message(row) for row in await self._read(newest)] if conversation_ids else []
+        return {message.conversation_id: message for message in messages}
+
+    async def ping(self) -> None:
+        await self._read(lambda db: db.execute("SELECT 1").fetchone())
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+    async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        def run() -> T:
+            if not hasattr(self._connections, "reader"):
+                self._connections.reader = self._connect()
+            return query(self._connections.reader)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+        except sqlite3.Error as error:
+            raise _unavailable(error) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+    def _write_forever(self) -> None:
+        connection: sqlite3.Connection | None = None
+        while (batch := self._next_batch()) is not None:
+            try:
+                connection = connection or self._connect()
+                outcome: list[list[Message]] | Unavailable = _commit(connection, [drafts for drafts, _ in batch])
+            except sqlite3.Error as error:
+                outcome = _unavailable(error)
+            self._loop.call_soon_threadsafe(_decide, [decided for _, decided in batch], outcome)
+        if connection is not None:
+            connection.close()
+
+    def _next_batch(self) -> list[_Request] | None:
+        """What has queued up; waits for the first one. None: the end."""
+        batch: list[_Request] = []
+        while len(batch) < MAX_COMMIT and not (batch and self._requests.empty()):
+            request = self._requests.get()
+            if request is None:
+                if batch:
+                    self._requests.put(None)
+                    return batch
+                return None
+            batch.append(request)
+        return batch
+
+
+def _commit(connection: sqlite3.Connection, requests: Iterable[Sequence[Draft]]) -> list[list[Message]]:
+    """All of them in one transaction, or none."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        now_ms = time.time_ns() // 1_000_000
+        stored = [[_append(connection, draft, now_ms) for draft in drafts] for drafts in requests]
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    return stored
+
+
+def _append(connection: sqlite3.Connection, draft: Draft, now_ms: int) -> Message:
+    message_id = draft.message_id.bytes
+    values = (
+        draft.conversation_id.bytes,
+        message_id,
+        draft.sender_id.bytes,
+        draft.client_msg_id.bytes,
+        draft.kind.value,
+        draft.content,
+        now_ms,
+    )
+    row = connection.execute(_APPEND, values).fetchone()
+    if row is None:
+        return _message(connection.execute(_BY_MESSAGE_ID, (message_id,)).fetchone(), repeated=True)
+    return Message(
+        draft.conversation_id, row[0], draft.sender_id, draft.client_msg_id, draft.kind, draft.content, _moment(now_ms)
+    )
+
+
+def _decide(futures: list["asyncio.Future[list[Message]]"], outcome: list[list[Message]] | Unavailable) -> None:
+    for index, future in enumerate(futures):
+        if future.done():
+            continue  # its caller went away
+        if isinstance(outcome, Unavailable):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome[index])
+
+
+def _message(row: tuple[Any, ...], *, repeated: bool = False) -> Message:
+    conversation_id, seq, sender_id, client_msg_id, kind, content, sent_at = row
+    return Message(
+        UUID(bytes=conversation_id),
+        seq,
+        UUID(bytes=sender_id),
+        UUID(bytes=client_msg_id),
+        Kind(kind),
+        content,
+        _moment(sent_at),
+        repeated,
+    )
+
+
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _unavailable(error: sqlite3.Error) -> Unavailable:
+    return Unavailable(f"The history did not take it: {error}.", retry_after_ms=1_000)

@@ -1,0 +1,205 @@
+"""
+Who is in a conversation, from memory: no SQL on the path of a message.
+
+A snapshot is kept for 30 s and dropped on every node as soon as one of our services changes it. A caller who is not in
+the snapshot is always looked up again, so that a new member is never refused, and a stranger learns nothing from how
+long the answer took.
+"""
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Iterable
+from typing import Generic, TypeVar
+from uuid import UUID
+
+import msgspec
+from django.db import DatabaseError
+from django.db.models import Q
+
+from apps.accounts.aio import in_db
+from apps.accounts.models import Block, User
+from apps.accounts.people import Person
+from apps.conversations.errors import Blocked, Forbidden, NotAMember, NotFound, Unavailable
+from apps.conversations.models import Conversation, Membership
+
+logger = logging.getLogger(__name__)
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+KEEP_S = 30
+MAX_KEPT = 50_000
+
+
+class Member(msgspec.Struct, frozen=True):
+    person: Person
+    role: str
+    start_seq: int  # the first message they may see
+    joined_at: float
+
+
+class Members(msgspec.Struct, frozen=True):
+    """One conversation and everyone in it."""
+
+    conversation_id: UUID
+    kind: str
+    title: str
+    present: dict[UUID, Member]
+    gone: frozenset[UUID]
+    blocked: bool  # a direct conversation in which one has blocked the other
+
+    def get(self, user_id: UUID) -> Member:
+        """Raises NotFound for a stranger, NotAMember for one who has left."""
+        if user_id in self.present:
+            return self.present[user_id]
+        if user_id in self.gone:
+            raise NotAMember("You are no longer in this conversation.")
+        raise NotFound("There is no such conversation.")
+
+    def check_may_send(self, user_id: UUID) -> Person:
+        """Returns the sender. Raises NotFound, NotAMember, Blocked."""
+        member = self.get(user_id)
+        if self.blocked:
+            raise Blocked("One of you has blocked the other.")
+        return member.person
+
+    def check_may_manage(self, user_id: UUID) -> None:
+        """Raises NotFound, NotAMember, Forbidden."""
+        member = self.get(user_id)
+        if self.kind != Conversation.Kind.GROUP:
+            raise Forbidden("A direct conversation has no title, roles or further members.")
+        if member.role == Membership.Role.MEMBER:
+            raise Forbidden("Only an owner or admin may do this.")
+
+
+class Kept(Generic[K, V]):
+    """The newest 50,000 values, each for 30 s; older ones are still there for when the database is away."""
+
+    def __init__(self) -> None:
+        self._values: OrderedDict[K, tuple[float, V]] = OrderedDict()
+
+    def fresh(self, key: K) -> V | None:
+        until, value = self._values.get(key, (0.0, None))
+        return value if time.monotonic() < until else None
+
+    def stale(self, key: K) -> V | None:
+        return self._values.get(key, (0.0, None))[1]
+
+    def keep(self, key: K, value: V) -> None:
+        self._values[key] = (time.monotonic() + KEEP_S, value)
+        self._values.move_to_end(key)
+        while len(self._values) > MAX_KEPT:
+            self._values.popitem(last=False)
+
+    def expire(self, key: K) -> None:
+        if key in self._values:
+            self._values[key] = (0.0, self._values[key][1])
+
+    def expire_all(self) -> None:
+        self._values = OrderedDict((key, (0.0, value)) for key, (_, value) in self._values.items())
+
+
+conversations: Kept[UUID, Members] = Kept()
+people: Kept[UUID, Person] = Kept()
+
+
+async def of(conversation_id: UUID, user_id: UUID) -> Members:
+    """The conversation as this user may see it. Raises NotFound, NotAMember, Unavailable."""
+    members = conversations.fresh(conversation_id)
+    if members is None or user_id not in members.present:
+        members = await load(conversation_id, user_id)
+    members.get(user_id)
+    return members
+
+
+async def known(conversation_id: UUID) -> Members:
+    """The conversation for our own use, whoever asks. Raises NotFound, Unavailable."""
+    return conversations.fresh(conversation_id) or await load(conversation_id, None)
+
+
+async def load(conversation_id: UUID, user_id: UUID | None) -> Members:
+    """Fresh from the database, or, while that is away, as last known. Raises NotFound, Unavailable."""
+    try:
+        members = await in_db(_load, conversation_id, user_id)
+    except DatabaseError as error:
+        known = conversations.stale(conversation_id)
+        if known is None:
+            raise Unavailable("The database is away; try again.", retry_after_ms=2_000) from error
+        logger.warning("the database is away; a known conversation goes on: %s", error)
+        return known
+    if members is None:
+        raise NotFound("There is no such conversation.")
+    conversations.keep(conversation_id, members)
+    return members
+
+
+async def names(user_ids: Collection[UUID]) -> dict[UUID, Person]:
+    """The people behind these ids, who may have left the conversation long ago. Raises Unavailable."""
+    found = {user_id: person for user_id in user_ids if (person := people.fresh(user_id)) is not None}
+    missing = set(user_ids) - found.keys()
+    if missing:
+        try:
+            looked_up = await in_db(_people, missing)
+        except DatabaseError as error:
+            looked_up = {user_id: person for user_id in missing if (person := people.stale(user_id)) is not None}
+            if len(looked_up) < len(missing):
+                raise Unavailable("The database is away; try again.", retry_after_ms=2_000) from error
+        for user_id, person in looked_up.items():
+            people.keep(user_id, person)
+        found |= looked_up
+    return found
+
+
+def forget_all() -> None:
+    """Something may have been missed: look everything up again."""
+    conversations.expire_all()
+    people.expire_all()
+
+
+def _load(conversation_id: UUID, user_id: UUID | None) -> Members | None:
+    conversation = Conversation.objects.filter(id=conversation_id)
+    if user_id is not None:
+        # The same single query for a conversation that does not exist and for one that the user was never in.
+        conversation = conversation.filter(memberships__user_id=user_id)
+    found = conversation.first()
+    return None if found is None else snapshots([found])[0]
+
+
+def snapshots(conversations: Collection[Conversation]) -> list[Members]:
+    """The members of many conversations, in two queries and one more for blocks between the two of a direct one."""
+    ids = [conversation.id for conversation in conversations]
+    rows: dict[UUID, list[Membership]] = {conversation_id: [] for conversation_id in ids}
+    for row in Membership.objects.filter(conversation_id__in=ids).select_related("user").order_by("joined_at", "id"):
+        rows[row.conversation_id].append(row)
+    pairs = {
+        conversation.id: {row.user_id for row in rows[conversation.id]}
+        for conversation in conversations
+        if conversation.kind == Conversation.Kind.DIRECT
+    }
+    blocks = _blocks_among(set().union(*pairs.values())) if pairs else set()
+    return [
+        Members(
+            conversation_id=conversation.id,
+            kind=conversation.kind,
+            title=conversation.title,
+            present={row.user_id: _member(row) for row in rows[conversation.id] if row.left_at is None},
+            gone=frozenset(row.user_id for row in rows[conversation.id] if row.left_at is not None),
+            blocked=frozenset(pairs.get(conversation.id, ())) in blocks,
+        )
+        for conversation in conversations
+    ]
+
+
+def _member(row: Membership) -> Member:
+    return Member(Person.of(row.user), row.role, row.start_seq, row.joined_at.timestamp())
+
+
+def _blocks_among(user_ids: Iterable[UUID]) -> set[frozenset[UUID]]:
+    ids = list(user_ids)
+    blocks = Block.objects.filter(Q(blocker_id__in=ids) & Q(blocked_id__in=ids))
+    return {frozenset(pair) for pair in blocks.values_list("blocker_id", "blocked_id")}
+
+
+def _people(user_ids: Collection[UUID]) -> dict[UUID, Person]:
+    return {user.id: Person.of(user) for user in User.objects.filter(id__in=user_ids)}

@@ -1,0 +1,212 @@
+"""What a person may see: conversations, pages of messages, what they missed, who is here. Nothing here changes anything."""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from uuid import UUID
+
+from django.db import DatabaseError
+from msgspec import UNSET
+
+from apps.accounts.aio import in_db
+from apps.accounts.people import Person
+from apps.conversations import memberships
+from apps.conversations.errors import BadFrame, Unavailable
+from apps.conversations.history import log
+from apps.conversations.memberships import Member, Members
+from apps.conversations.messages import Message
+from apps.conversations.models import Membership
+from apps.conversations.protocol import (
+    ConversationOut,
+    MemberOut,
+    MessageOut,
+    PresenceOut,
+    SyncedConversation,
+    message_out,
+)
+from apps.presence import last_seen, node
+
+SYNC_PER_CONVERSATION = 200
+SYNC_TOTAL = 2_000  # messages in one `synced`; the rest of the conversations say `more`
+CONCURRENT_READS = 8
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+async def messages_page(
+    actor: Person, conversation_id: UUID, *, before_seq: int | None = None, after_seq: int | None = None, limit: int = 50
+) -> tuple[list[MessageOut], bool]:
+    """Oldest first, and whether there are more in the direction asked. Raises NotFound, NotAMember, Unavailable."""
+    start = (await memberships.of(conversation_id, actor.id)).get(actor.id).start_seq
+    store = await log()
+    if after_seq is not None:
+        found = await store.after(conversation_id, max(after_seq, start - 1), limit + 1)
+        page, has_more = found[:limit], len(found) > limit
+    else:
+        found = [message for message in await store.before(conversation_id, before_seq, limit + 1) if message.seq >= start]
+        page, has_more = found[-limit:], len(found) > limit
+    return await _outs(page), has_more
+
+
+async def sync(actor: Person, cursors: Mapping[UUID, int]) -> list[SyncedConversation]:
+    """What this person has missed in each conversation since its cursor; bounded work, `more` where there is more."""
+    starts = await _starts(actor, list(cursors))
+    store = await log()
+    newest = await store.latest(starts)
+    behind = {
+        conversation_id: max(cursors[conversation_id], start - 1)
+        for conversation_id, start in starts.items()
+        if conversation_id in newest and newest[conversation_id].seq > max(cursors[conversation_id], start - 1)
+    }
+    fit = dict(list(behind.items())[: SYNC_TOTAL // SYNC_PER_CONVERSATION * 10])
+    gate = asyncio.Semaphore(CONCURRENT_READS)
+    budget = SYNC_TOTAL
+
+    async def missed(conversation_id: UUID, cursor: int) -> list[Message]:
+        nonlocal budget
+        async with gate:
+            if budget <= 0:
+                return []
+            found = await store.after(conversation_id, cursor, SYNC_PER_CONVERSATION)
+            budget -= len(found)
+            return found
+
+    pages = dict(zip(fit, await asyncio.gather(*(missed(*item) for item in fit.items())), strict=True))
+    outs = iter(await _outs([message for page in pages.values() for message in page]))
+    messages = {conversation_id: [next(outs) for _ in page] for conversation_id, page in pages.items()}
+    return [
+        _synced(conversation_id, newest.get(conversation_id), messages.get(conversation_id, []), conversation_id in behind)
+        if conversation_id in starts
+        else SyncedConversation(conversation_id, error="not_a_member")
+        for conversation_id in cursors
+    ]
+
+
+def _synced(
+    conversation_id: UUID, newest: Message | None, messages: list[MessageOut], behind: bool
+) -> SyncedConversation:
+    last_seq = 0 if newest is None else newest.seq
+    if messages:
+        last_seq = max(last_seq, messages[-1].seq)
+    more = messages[-1].seq < last_seq if messages else behind
+    return SyncedConversation(conversation_id, messages, last_seq, more)
+
+
+async def _starts(actor: Person, conversation_ids: list[UUID]) -> dict[UUID, int]:
+    """The first visible seq of those conversations that the actor is in."""
+
+    def rows() -> dict[UUID, int]:
+        mine = Membership.objects.filter(user_id=actor.id, left_at__isnull=True, conversation_id__in=conversation_ids)
+        return dict(mine.values_list("conversation_id", "start_seq"))
+
+    try:
+        return await in_db(rows)
+    except DatabaseError as error:
+        raise Unavailable("The database is away; try again.", retry_after_ms=2_000) from error
+
+
+async def _outs(messages: Collection[Message]) -> list[MessageOut]:
+    people = await memberships.names({message.sender_id for message in messages})
+    return [message_out(message, people[message.sender_id]) for message in messages]
+
+
+# --- conversations ---------------------------------------------------------------------------------------------------
+async def conversations_page(
+    actor: Person, cursor: str | None = None, limit: int = 50
+) -> tuple[list[ConversationOut], str | None]:
+    """Mine, the most recently active first, and the cursor of the next page. Raises BadFrame for a bad cursor."""
+    after = _decode_cursor(cursor) if cursor else None
+    rows: list[Membership] = await in_db(_memberships_of, actor.id)
+    newest = await (await log()).latest([row.conversation_id for row in rows])
+    keyed = sorted(((_activity(row, newest), str(row.conversation_id)), row) for row in rows)[::-1]
+    page = [(key, row) for key, row in keyed if after is None or key < after][: limit + 1]
+    shown = [row for _, row in page[:limit]]
+    members = await in_db(memberships.snapshots, [row.conversation for row in shown])
+    outs = [
+        await _conversation_out(each, each.get(actor.id), row.last_read_seq, newest.get(row.conversation_id))
+        for each, row in zip(members, shown, strict=True)
+    ]
+    return outs, _encode_cursor(page[limit - 1][0]) if len(page) > limit else None
+
+
+async def conversation(actor: Person, conversation_id: UUID) -> ConversationOut:
+    """Raises NotFound, NotAMember, Unavailable."""
+    members = await memberships.of(conversation_id, actor.id)
+    return (await conversation_for(members, [actor.id]))[actor.id]
+
+
+async def conversation_for(members: Members, user_ids: Collection[UUID]) -> dict[UUID, ConversationOut]:
+    """The conversation as each of these members sees it."""
+
+    def rows() -> dict[UUID, int]:
+        mine = Membership.objects.filter(conversation_id=members.conversation_id, user_id__in=list(user_ids))
+        return dict(mine.values_list("user_id", "last_read_seq"))
+
+    read = await in_db(rows)
+    newest = (await (await log()).latest([members.conversation_id])).get(members.conversation_id)
+    return {
+        user_id: await _conversation_out(members, members.get(user_id), read.get(user_id, 0), newest)
+        for user_id in user_ids
+    }
+
+
+async def _conversation_out(
+    members: Members, viewer: Member, last_read_seq: int, newest: Message | None
+) -> ConversationOut:
+    last_seq = 0 if newest is None else newest.seq
+    visible = newest if newest is not None and newest.seq >= viewer.start_seq else None
+    own = visible is not None and visible.sender_id == viewer.person.id
+    return ConversationOut(
+        id=members.conversation_id,
+        kind=members.kind,
+        title=members.title,
+        members=[
+            MemberOut(member.person.id, member.person.username, member.person.display_name, member.role)
+            for member in members.present.values()
+        ],
+        last_seq=last_seq,
+        last_read_seq=last_read_seq,
+        # Whoever wrote the newest message has seen what stood before it.
+        unread_count=0 if own else max(0, last_seq - max(last_read_seq, viewer.start_seq - 1)),
+        last_message=None if visible is None else (await _outs([visible]))[0],
+    )
+
+
+def _memberships_of(user_id: UUID) -> list[Membership]:
+    return list(Membership.objects.filter(user_id=user_id, left_at__isnull=True).select_related("conversation"))
+
+
+def _activity(row: Membership, newest: Mapping[UUID, Message]) -> str:
+    message = newest.get(row.conversation_id)
+    moment = row.conversation.created_at if message is None else message.sent_at
+    return moment.isoformat(timespec="milliseconds")
+
+
+def _encode_cursor(key: tuple[str, str]) -> str:
+    return base64.urlsafe_b64encode("|".join(key).encode()).decode()
+
+
+def _decode_cursor(cursor: str) -> tuple[str, str]:
+    try:
+        moment, conversation_id = base64.urlsafe_b64decode(cursor.encode()).decode().split("|")
+        return datetime.fromisoformat(moment).isoformat(timespec="milliseconds"), str(UUID(conversation_id))
+    except (binascii.Error, ValueError) as error:
+        raise BadFrame("This cursor is not one of ours.", pointer="/cursor") from error
+
+
+# --- presence --------------------------------------------------------------------------------------------------------
+async def presence_of(user_ids: Collection[UUID], *, with_nodes: bool = False) -> list[PresenceOut]:
+    """Online or offline, and since when, of those of these users who exist. Raises Unavailable."""
+    people = await memberships.names(user_ids)
+    nodes = await node.current().nodes_of(people)
+    seen = await last_seen.of([str(user_id) for user_id in people])
+    return [
+        PresenceOut(
+            user_id,
+            "online" if nodes[user_id] else "offline",
+            seen.get(str(user_id)),
+            [channel.split(".")[1] for channel in nodes[user_id]] if with_nodes else UNSET,
+        )
+        for user_id in people
+    ]

@@ -1,0 +1,98 @@
+"""
+The sockets of this process: which users they belong to, and which of them watch whom.
+
+A socket is any object with `push(frame)`, which takes one encoded frame without waiting. Everything here is plain
+memory on one event loop.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Set
+from typing import Protocol
+from uuid import UUID
+
+from apps.accounts.identity import Identity
+
+
+class Socket(Protocol):
+    identity: Identity
+    last_heard: float
+
+    def push(self, frame: bytes) -> None:
+        """Queue a frame for this socket. Never waits; a socket that reads too slowly is dealt with by itself."""
+
+    async def close(self, code: int) -> None: ...
+
+
+class Hub:
+    def __init__(self) -> None:
+        self._sockets: defaultdict[UUID, set[Socket]] = defaultdict(set)
+        self._watching: dict[Socket, frozenset[str]] = {}
+        self._watchers: defaultdict[str, set[Socket]] = defaultdict(set)
+
+    def add(self, socket: Socket) -> bool:
+        """Returns whether it is the user's first socket here."""
+        sockets = self._sockets[socket.identity.person.id]
+        sockets.add(socket)
+        return len(sockets) == 1
+
+    def remove(self, socket: Socket) -> bool:
+        """Returns whether it was the user's last socket here."""
+        user_id = socket.identity.person.id
+        self._sockets[user_id].discard(socket)
+        if self._sockets[user_id]:
+            return False
+        del self._sockets[user_id]
+        return True
+
+    def send(self, user_ids: Collection[UUID], frame: bytes) -> set[UUID]:
+        """Push a frame to every socket of these users; returns the users who have one."""
+        reached = set()
+        here = self._sockets
+        for user_id in user_ids:
+            if user_id in here:
+                reached.add(user_id)
+                for socket in here[user_id]:
+                    socket.push(frame)
+        return reached
+
+    def watch(self, socket: Socket, users: frozenset[str]) -> tuple[set[str], set[str]]:
+        """Replace what a socket watches; returns the users that this node newly watches, and no longer watches."""
+        before = self._watching.pop(socket, frozenset())
+        if users:
+            self._watching[socket] = users
+        begun = {user for user in users - before if not self._watchers[user]}
+        for user in users:
+            self._watchers[user].add(socket)
+        ended = set()
+        for user in before - users:
+            self._watchers[user].discard(socket)
+            if not self._watchers[user]:
+                ended.add(user)
+                del self._watchers[user]
+        return begun, ended
+
+    def tell_watchers(self, user: str, frame: bytes) -> None:
+        for socket in self._watchers.get(user, ()):
+            socket.push(frame)
+
+    def sockets(self) -> list[Socket]:
+        return list(self)
+
+    def sockets_of(self, user_id: UUID) -> set[Socket]:
+        return self._sockets.get(user_id, set())
+
+    def user_ids(self) -> Set[UUID]:
+        return self._sockets.keys()
+
+    def users(self) -> list[str]:
+        return [str(user_id) for user_id in self._sockets]
+
+    def watched(self) -> list[str]:
+        return list(self._watchers)
+
+    def __iter__(self) -> Iterator[Socket]:
+        for sockets in self._sockets.values():
+            yield from sockets
+
+    def __len__(self) -> int:
+        return sum(map(len, self._sockets.values()))

@@ -1,0 +1,51 @@
+"""The workers' application: quorum queues on RabbitMQ, or the embedded Redis-protocol store, by BROKER_URL."""
+
+import os
+
+from celery import Celery
+from django.conf import settings
+from kombu import Exchange, Queue
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings.base")
+
+app = Celery("chatproject")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks(["apps.push", "apps.conversations"])
+
+_on_rabbitmq = settings.BROKER_URL.startswith("amqp")
+_quorum = {"x-queue-type": "quorum"} if _on_rabbitmq else {}
+# Native delayed delivery needs a topic exchange.
+_exchange = Exchange("push", type="topic", durable=True)
+
+app.conf.update(
+    broker_url=settings.BROKER_URL,
+    broker_connection_timeout=2,
+    broker_connection_retry_on_startup=True,
+    # On RabbitMQ a publish without confirmation may vanish; on Redis a task unacknowledged for so long runs again.
+    broker_transport_options={"confirm_publish": True} if _on_rabbitmq else {"visibility_timeout": 3600, "socket_timeout": 5},
+    task_queues=[
+        Queue(
+            "push",
+            _exchange,
+            routing_key="push",
+            queue_arguments=_quorum
+            and {**_quorum, "x-delivery-limit": 10, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "push.dead"},
+        ),
+    ],
+    task_default_queue="push",
+    task_default_exchange="push",
+    task_default_exchange_type="topic",
+    task_default_routing_key="push",
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_ignore_result=True,
+    task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.2},
+    worker_prefetch_multiplier=1,
+    worker_hijack_root_logger=False,
+    worker_proc_alive_timeout=30,
+    control_queue_exclusive=False,
+    control_queue_durable=True,
+    event_queue_exclusive=False,
+    event_queue_durable=True,
+    beat_schedule={"redrive-outbox": {"task": "apps.push.tasks.redrive_outbox", "schedule": 10.0}},
+)

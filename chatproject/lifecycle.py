@@ -1,0 +1,30 @@
+"""What a chat process does when it starts and before it ends, whichever ASGI server runs it."""
+
+import gc
+import logging
+
+from apps.conversations import delivery
+from apps.conversations.errors import Unavailable
+from apps.conversations.history import log
+from apps.presence import node
+
+logger = logging.getLogger(__name__)
+
+
+async def start() -> None:
+    try:
+        await log()
+    except Unavailable as error:
+        logger.error("the history store does not answer yet: %s", error)  # the next use tries again
+    this = node.current()
+    delivery.attach(this)
+    await this.start()
+    # What is loaded now stays: full collections need not look at it again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+async def stop() -> None:
+    await node.current().stop()
+    await (await log()).close()

@@ -1,0 +1,147 @@
+"""
+Daphne with what a chat needs of it: `python -m chatproject.server --port 8000`.
+
+Stock Daphne never waits for a client that does not read, and ends without a word: no close frame, no `disconnect`. Here
+a connection that is too far behind is cut, and before the end each client is told when to come back, and closed with 1012.
+"""
+
+import asyncio
+import random
+import sys
+
+if sys.platform != "win32":
+    import uvloop
+
+    # Daphne makes its event loop when it is imported
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+from daphne.server import Server  # isort: skip  (installs the reactor)
+from chatproject.asgi import application  # isort: skip  (sets Django up)
+
+import argparse
+import logging
+from typing import Any
+
+from autobahn.twisted.websocket import WebSocketServerProtocol
+from daphne.endpoints import build_endpoint_description_strings
+from daphne.ws_protocol import WebSocketFactory, WebSocketProtocol
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import implementer
+
+from apps.conversations.protocol import MAX_FRAME_BYTES, Reconnect, encode
+from apps.presence import node
+from chatproject import lifecycle
+
+logger = logging.getLogger(__name__)
+
+MAX_BEHIND_BYTES = 1_000_000
+DRAIN_BATCH = 200
+DRAIN_GRACE_S = 5
+RECONNECT_SPREAD_MS = 3_000
+
+
+@implementer(IPushProducer)
+class Flow:
+    """Told by the transport when the client stops reading, and when it reads again."""
+
+    paused = False
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+
+    def stopProducing(self) -> None:
+        self.paused = True
+
+
+class ChatSocket(WebSocketProtocol):
+    def onOpen(self) -> None:
+        self.transport.unregisterProducer()  # the HTTP channel's, from before the upgrade
+        self.flow = Flow()
+        self.transport.registerProducer(self.flow, True)
+        super().onOpen()
+
+    def serverSend(self, content: str | bytes, binary: bool = False) -> None:
+        if self.flow.paused and len(self.transport.dataBuffer) + self.transport._tempDataLen > MAX_BEHIND_BYTES:
+            logger.warning("cut a connection that does not read", extra={"client": self.client_addr})
+            self.transport.abortConnection()
+            return
+        super().serverSend(content, binary)
+
+    def serverClose(self, code: int | None = None) -> None:
+        if code in (1012, 1013):  # autobahn's own `sendClose` takes none but 1000 and 3000-4999
+            self.sendCloseFrame(code=code, isReply=False)
+        else:
+            super().serverClose(code)
+
+    @property
+    def is_open(self) -> bool:
+        return self.state == WebSocketServerProtocol.STATE_OPEN
+
+
+class ChatServer(Server):
+    def run(self) -> None:
+        WebSocketFactory.protocol = ChatSocket
+        reactor.callWhenRunning(lambda: asyncio.ensure_future(lifecycle.start()))
+        super().run()
+
+    def kill_all_applications(self) -> "Deferred[Any]":
+        """Called before the reactor stops."""
+        return Deferred.fromFuture(asyncio.ensure_future(self._drain()))
+
+    async def _drain(self) -> None:
+        this = node.current()
+        this.draining = True
+        for listener in self.listeners:
+            (await listener).stopListening()
+        for socket in this.hub.sockets():
+            socket.push(encode(Reconnect(after_ms=random.randint(0, RECONNECT_SPREAD_MS))))
+        await asyncio.sleep(0)  # the sockets' writers send it before the close frame
+        await self._close_all()
+        await lifecycle.stop()
+        leftovers = [details["application_instance"] for details in self.connections.values() if "application_instance" in details]
+        for instance in leftovers:
+            instance.cancel()
+        await asyncio.gather(*leftovers, return_exceptions=True)
+
+    async def _close_all(self) -> None:
+        sockets = [connection for connection in self.connections if isinstance(connection, ChatSocket) and connection.is_open]
+        random.shuffle(sockets)
+        for start in range(0, len(sockets), DRAIN_BATCH):
+            for socket in sockets[start : start + DRAIN_BATCH]:
+                socket.sendCloseFrame(code=1012, reasonUtf8=b"restart", isReply=False)
+            await asyncio.sleep(random.uniform(0.02, 0.08))
+        hub = node.current().hub
+        for _ in range(DRAIN_GRACE_S * 20):
+            if not len(hub):
+                return
+            await asyncio.sleep(0.05)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(prog="python -m chatproject.server", description="One chat node.")
+    arguments.add_argument("--host", default="127.0.0.1")
+    arguments.add_argument("--port", type=int)
+    arguments.add_argument("--fd", type=int, help="an inherited listening socket, instead of host and port")
+    options = arguments.parse_args()
+    if (options.port is None) == (options.fd is None):
+        arguments.error("give either --port or --fd")
+    endpoints = build_endpoint_description_strings(
+        host=options.host if options.port is not None else None, port=options.port, file_descriptor=options.fd
+    )
+    ChatServer(
+        application,
+        endpoints=endpoints,
+        websocket_timeout=-1,
+        websocket_max_message_size=MAX_FRAME_BYTES,
+        websocket_max_frame_size=MAX_FRAME_BYTES,
+        server_name="chat",
+    ).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+from django.contrib import admin
+from django.urls import include, path
+
+from chatproject.readiness import readyz
+
+urlpatterns = [
+    path("", include("apps.conversations.views")),
+    path("", include("apps.presence.views")),
+    path("readyz", readyz),
+    path("settings/", include("apps.accounts.views")),
+    path("accounts/", include("allauth.urls")),
+    path("admin/", admin.site.urls),
+    path("api/v1/", include("apps.conversations.api")),
+]
