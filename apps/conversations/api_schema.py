@@ -4,6 +4,9 @@ from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import msgspec
+from drf_spectacular.authentication import SessionScheme
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.plumbing import build_bearer_security_scheme_object
 from msgspec import Struct
 
 from apps.accounts.people import Person
@@ -81,8 +84,22 @@ def replies(answer: Any, *statuses: int) -> dict[Any, Any]:
 def add_components(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     """drf-spectacular's postprocessing: the types above, and that any operation may answer with a problem."""
     result["components"].setdefault("schemas", {}).update(_COMPONENTS)
-    problem = {"description": "", "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    reference = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    problem = {"description": "What is wrong.", "content": {"application/problem+json": reference}}
     for operations in result["paths"].values():
         for operation in operations.values():
             operation["responses"]["default"] = problem
     return result
+
+
+# drf-spectacular finds these by themselves, as subclasses.
+class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = "apps.accounts.authentication.BearerAuthentication"
+    name = "token"
+
+    def get_security_definition(self, auto_schema: Any) -> Any:
+        return build_bearer_security_scheme_object("Authorization", "Bearer")
+
+
+class CookieScheme(SessionScheme):
+    target_class = "apps.accounts.authentication.SessionAuthentication"

@@ -1,18 +1,25 @@
 """Errors of the REST API as RFC 9457 problems: type, title, status, detail, code, and a pointer for each field."""
 
+import logging
 from http import HTTPStatus
 from typing import Any
+from uuid import uuid4
 
+from django.db import InterfaceError, OperationalError
 from drf_standardized_errors.formatter import ExceptionFormatter
 from drf_standardized_errors.handler import ExceptionHandler
 from drf_standardized_errors.types import Error, ErrorResponse
+from redis.exceptions import RedisError
 from rest_framework import exceptions
-from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 
-from apps.conversations.errors import ChatError
+from apps.conversations.errors import ChatError, Internal, Unavailable
+
+logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+DEFAULT_WAIT_S = 1
+WHOLE_REQUEST = ""  # as a JSON pointer
 
 
 class ChatProblem(exceptions.APIException):
@@ -22,7 +29,8 @@ class ChatProblem(exceptions.APIException):
         super().__init__(error.detail, error.code)
         self.status_code = error.status
         self.pointer = error.pointer
-        self.wait = None if error.retry_after_ms is None else max(1, -(-error.retry_after_ms // 1000))
+        if error.retry:
+            self.wait = max(DEFAULT_WAIT_S, -(-(error.retry_after_ms or 0) // 1000))
 
 
 class RegistrationClosed(exceptions.PermissionDenied):
@@ -32,44 +40,49 @@ class RegistrationClosed(exceptions.PermissionDenied):
 
 class ProblemHandler(ExceptionHandler):
     def convert_known_exceptions(self, exc: Exception) -> Exception:
+        if isinstance(exc, OperationalError | InterfaceError | RedisError):
+            logger.warning("a request found a store away: %s", exc)
+            exc = Unavailable("A store did not answer; try again.", retry_after_ms=2_000)
         return ChatProblem(exc) if isinstance(exc, ChatError) else super().convert_known_exceptions(exc)
+
+    def convert_unhandled_exceptions(self, exc: Exception) -> exceptions.APIException:
+        if isinstance(exc, exceptions.APIException):
+            return exc
+        bug = uuid4().hex[:12]
+        logger.error("a request failed", extra={"bug": bug}, exc_info=exc)
+        return ChatProblem(Internal(f"Something went wrong here (id {bug})."))
 
     def get_response(self, exc: exceptions.APIException, data: Any) -> Response:
         response = super().get_response(exc, data)
-        wait = getattr(exc, "wait", None)
-        if wait is not None:
-            response["Retry-After"] = str(int(wait))
-        # Whatever the view renders, an error is a problem document.
         response.content_type = MEDIA_TYPE
+        response["Cache-Control"] = "no-store"
         return response
 
 
 class ProblemFormatter(ExceptionFormatter):
+    """`errors` always says where: a field of the body, a parameter, or the request as a whole."""
+
     def get_errors(self) -> list[Error]:
         if isinstance(self.exc, ChatProblem):
             return [Error(self.exc.get_codes(), str(self.exc.detail), self.exc.pointer)]
-        return super().get_errors()
+        errors: list[Error] = super().get_errors()
+        return errors
 
     def format_error_response(self, error_response: ErrorResponse) -> dict[str, Any]:
-        status, first = self.exc.status_code, error_response.errors[0]
+        first = error_response.errors[0]
         invalid = isinstance(self.exc, exceptions.ValidationError)
         return {
             "type": "about:blank",
-            "title": HTTPStatus(status).phrase,
-            "status": status,
+            "title": HTTPStatus(self.exc.status_code).phrase,
+            "status": self.exc.status_code,
             "detail": "The request is not valid." if invalid else first.detail,
             "code": "invalid" if invalid else first.code,
-            "errors": [
-                {"pointer": _pointer(error.attr), "detail": error.detail} for error in error_response.errors if error.attr
-            ],
+            "errors": [{"pointer": _pointer(error.attr), "detail": error.detail} for error in error_response.errors],
         }
 
 
-class ProblemRenderer(JSONRenderer):
-    media_type = MEDIA_TYPE
-
-
-def _pointer(attr: str) -> str:
-    if attr.startswith("/"):
-        return attr
-    return "/" + attr.removeprefix("non_field_errors").replace(".", "/")
+def _pointer(attr: str | None) -> str:
+    """A JSON pointer from one of ours, or from DRF's `members.2`."""
+    if attr is None or attr == "non_field_errors":
+        return WHOLE_REQUEST
+    return attr if attr.startswith("/") else "/" + attr.replace("~", "~0").replace("/", "~1").replace(".", "/")

@@ -123,25 +123,28 @@ async def rename(actor: Person, conversation_id: UUID, title: str) -> None:
     await _changed(actor, conversation_id, f"{actor.display_name} renamed the group to “{title}”")
 
 
-async def add_member(actor: Person, conversation_id: UUID, username: str) -> None:
-    """Their view starts here. Adding someone who is in already changes nothing."""
-    (await memberships.of(conversation_id, actor.id)).check_may_manage(actor.id)
+async def add_member(actor: Person, conversation_id: UUID, username: str, role: str = Membership.Role.MEMBER) -> None:
+    """Their view starts here. Adding someone who is in already changes nothing. Only the owner adds an admin."""
+    members = await memberships.of(conversation_id, actor.id)
+    members.check_may_manage(actor.id)
+    if role != Membership.Role.MEMBER and members.get(actor.id).role != Membership.Role.OWNER:
+        raise Forbidden("Only the owner may add an admin.")
     head = await _head(conversation_id)
-    user = await in_db(_join, actor, conversation_id, username, head)
+    user = await in_db(_join, actor, conversation_id, username, role, head)
     if user is not None:
         await _changed(actor, conversation_id, f"{actor.display_name} added {user.display_name}")
 
 
-def _join(actor: Person, conversation_id: UUID, username: str, head: int) -> User | None:
+def _join(actor: Person, conversation_id: UUID, username: str, role: str, head: int) -> User | None:
     user = _find(username)
     _check_not_blocked(actor, user)
-    start = {"start_seq": head + 1, "last_read_seq": head}
+    start = {"start_seq": head + 1, "last_read_seq": head, "role": role}
     with transaction.atomic():
         row, created = Membership.objects.get_or_create(
             conversation_id=conversation_id, user=user, defaults=start
         )
         if not created:
-            back = {**start, "left_at": None, "joined_at": timezone.now(), "role": Membership.Role.MEMBER}
+            back = {**start, "left_at": None, "joined_at": timezone.now()}
             if not Membership.objects.filter(id=row.id, left_at__isnull=False).update(**back):
                 return None
     return user
@@ -215,6 +218,9 @@ async def mark_read(actor: Person, conversation_id: UUID, seq: int) -> None:
 
 # --- people ----------------------------------------------------------------------------------------------------------
 async def block(actor: Person, username: str) -> None:
+    """Raises NotFound, Forbidden."""
+    if username.strip().lower() == actor.username:
+        raise Forbidden("You cannot block yourself.")
     await in_db(lambda: accounts.block(actor.id, _find(username).id))
     await _direct_changed(actor, username)
 

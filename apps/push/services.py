@@ -1,3 +1,7 @@
+"""Which devices a person's notifications go to."""
+
+from uuid import UUID
+
 from django.db import transaction
 
 from apps.accounts.models import User
@@ -21,3 +25,13 @@ def register_device(user: User, platform: str, token: str, name: str) -> Device:
             platform=platform, token=token, defaults={"user": user, "name": name}
         )
     return device
+
+
+def remove_device(user: User, device_id: UUID) -> bool:
+    """Whether the user had this device."""
+    return bool(Device.objects.filter(user=user, id=device_id).delete()[0])
+
+
+def remove_token(user: User, token: str) -> None:
+    """For a client that knows what it was registered with, but not under which id."""
+    Device.objects.filter(user=user, token=token).delete()
