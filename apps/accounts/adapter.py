@@ -20,11 +20,9 @@ class AccountAdapter(DefaultAccountAdapter):
         return super().clean_username(username.lower(), shallow)
 
     def set_password(self, user: User, password: str) -> None:
-        """A new password ends whatever the old one opened, but for the session in which it was changed."""
-        super().set_password(user, password)
         request = self.request
         current = request.session.session_key if request is not None and request.user.is_authenticated else None
-        services.end_all_sessions(user, except_session_key=current)
+        services.set_password(user, password, keep_session_key=current)
 
     def save_user(self, request: HttpRequest, user: User, form: Any, commit: bool = True) -> User:
         user.display_name = form.cleaned_data["display_name"]

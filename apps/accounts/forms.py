@@ -1,14 +1,19 @@
+"""What people fill in, beyond the forms that allauth has."""
+
 from typing import Any
 
 from allauth.account.forms import SignupForm as AllauthSignupForm
 from django import forms
 
-from apps.accounts.models import User
+from apps.accounts.models import User, display_name_validator
 
 
 class SignupForm(AllauthSignupForm):
     display_name = forms.CharField(
-        max_length=64, help_text="What others see.", widget=forms.TextInput(attrs={"autocomplete": "name"})
+        max_length=64,
+        validators=[display_name_validator],
+        help_text="What others see.",
+        widget=forms.TextInput(attrs={"autocomplete": "name"}),
     )
     field_order = ["username", "display_name", "email", "password1"]
 
@@ -18,7 +23,15 @@ class SignupForm(AllauthSignupForm):
         self.fields["email"].help_text = "Only for when you forget your password."
 
 
-class ProfileForm(forms.ModelForm[User]):
+class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]  # Django's own class takes no parameter
     class Meta:
         model = User
-        fields = ["display_name", "email"]
+        fields = ["display_name"]
+        widgets = {"display_name": forms.TextInput(attrs={"autocomplete": "name"})}
+        help_texts = {"display_name": "What others see."}
+
+
+class TokenForm(forms.Form):
+    name = forms.CharField(
+        max_length=64, label="Name", help_text="Which client it is for.", widget=forms.TextInput(attrs={"autocomplete": "off"})
+    )

@@ -49,13 +49,20 @@ def identify(scope: Mapping[str, Any]) -> Identity | None:
 
 def ended(identities: Collection[Identity]) -> set[str]:
     """Those of these sessions that no longer hold. Uses the database."""
-    users = {identity.person.id for identity in identities}
-    active = set(User.objects.filter(id__in=users, is_active=True).values_list("id", flat=True))
-    tokens = ApiToken.objects.filter(user_id__in=active).values_list("id", flat=True)
-    keys = UserSession.objects.filter(user_id__in=active).values_list("session_key", flat=True)
-    alive = set(Session.objects.filter(session_key__in=list(keys), expire_date__gt=timezone.now()).values_list("session_key", flat=True))
-    holding = {f"t-{token_id.hex}" for token_id in tokens} | set(map(session_id_of, alive))
+    ids = {identity.person.id for identity in identities}
+    users = {user.id: user for user in User.objects.filter(id__in=ids, is_active=True)}
+    tokens = ApiToken.objects.filter(user_id__in=users).values_list("id", flat=True)
+    holding = {f"t-{token_id.hex}" for token_id in tokens}
+    owners = dict(UserSession.objects.filter(user_id__in=users).values_list("session_key", "user_id"))
+    for session in Session.objects.filter(session_key__in=owners, expire_date__gt=timezone.now()):
+        if _is_session_of(users[owners[session.session_key]], session.get_decoded()):
+            holding.add(session_id_of(session.session_key))
     return {identity.session_id for identity in identities if identity.session_id not in holding}
+
+
+def _is_session_of(user: User, session: Mapping[str, Any]) -> bool:
+    # A password change makes this hash another one, in every session but the one it was made in.
+    return constant_time_compare(session.get(HASH_SESSION_KEY, ""), user.get_session_auth_hash())
 
 
 def _by_token(header: str) -> Identity | None:
@@ -78,7 +85,6 @@ def _by_session(cookie_header: str) -> Identity | None:
     if user_id is None or session.get(BACKEND_SESSION_KEY) not in settings.AUTHENTICATION_BACKENDS:
         return None
     user = User.objects.filter(id=user_id, is_active=True).first()
-    # A password change makes this hash another one, in every session but the one it was made in.
-    if user is None or not constant_time_compare(session.get(HASH_SESSION_KEY, ""), user.get_session_auth_hash()):
+    if user is None or not _is_session_of(user, session):
         return None
     return Identity(Person.of(user), session_id_of(cookie.value), user.is_staff)

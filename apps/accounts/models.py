@@ -12,6 +12,12 @@ username_validator = RegexValidator(
     r"\A[a-z0-9][a-z0-9_.-]{2,31}\Z",
     "A username has 3 to 32 characters: a to z, digits, and . _ - after the first.",
 )
+# A name must not pass for two lines, nor turn around the text that stands beside it.
+display_name_validator = RegexValidator(
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]",
+    "A name has no control characters.",
+    inverse_match=True,
+)
 
 
 class UserManager(BaseUserManager["User"]):
@@ -39,7 +45,7 @@ class User(AbstractBaseUser, PermissionsMixin):
         validators=[username_validator],
         error_messages={"unique": "This username is taken."},
     )
-    display_name = models.CharField(max_length=64)
+    display_name = models.CharField(max_length=64, validators=[display_name_validator])
     email = models.EmailField(blank=True)
     is_active = models.BooleanField(default=True)
     is_staff = models.BooleanField(default=False)

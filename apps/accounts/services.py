@@ -69,6 +69,18 @@ def deactivate(user: User) -> None:
     end_all_sessions(user)
 
 
+def reactivate(user: User) -> None:
+    user.is_active = True
+    user.save(update_fields=["is_active"])
+
+
+def set_password(user: User, password: str, *, keep_session_key: str | None = None) -> None:
+    """A new password ends whatever the old one opened, but for the session in which it was changed."""
+    user.set_password(password)
+    user.save(update_fields=["password"])
+    end_all_sessions(user, except_session_key=keep_session_key)
+
+
 def block(blocker_id: UUID, blocked_id: UUID) -> None:
     Block.objects.get_or_create(blocker_id=blocker_id, blocked_id=blocked_id)
 

@@ -24,7 +24,7 @@ class Migration(migrations.Migration):
                 ('is_superuser', models.BooleanField(default=False, help_text='Designates that this user has all permissions without explicitly assigning them.', verbose_name='superuser status')),
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
                 ('username', models.CharField(error_messages={'unique': 'This username is taken.'}, max_length=32, unique=True, validators=[django.core.validators.RegexValidator('\\A[a-z0-9][a-z0-9_.-]{2,31}\\Z', 'A username has 3 to 32 characters: a to z, digits, and . _ - after the first.')])),
-                ('display_name', models.CharField(max_length=64)),
+                ('display_name', models.CharField(max_length=64, validators=[django.core.validators.RegexValidator('[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069]', 'A name has no control characters.', inverse_match=True)])),
                 ('email', models.EmailField(blank=True, max_length=254)),
                 ('is_active', models.BooleanField(default=True)),
                 ('is_staff', models.BooleanField(default=False)),
