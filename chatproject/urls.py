@@ -1,5 +1,6 @@
 from django.contrib import admin
 from django.urls import include, path, re_path
+from django.views.generic import RedirectView
 
 from apps.conversations.api import NowhereView
 from chatproject.readiness import readyz
@@ -8,7 +9,9 @@ urlpatterns = [
     path("", include("apps.conversations.views")),
     path("", include("apps.presence.views")),
     path("readyz", readyz),
+    path("settings/blocks/", include("apps.conversations.blocks")),
     path("settings/", include("apps.accounts.views")),
+    path("accounts/sessions/", RedirectView.as_view(pattern_name="settings")),
     path("accounts/", include("allauth.urls")),
     path("admin/", admin.site.urls),
     path("api/v1/", include("apps.conversations.api")),

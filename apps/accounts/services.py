@@ -55,6 +55,10 @@ def end_all_sessions(user: User, *, except_session_key: str | None = None) -> No
     """All browser sessions and tokens, but for the session that asks."""
     for token in user.api_tokens.all():
         end_token(token)
+    end_browser_sessions(user, except_session_key=except_session_key)
+
+
+def end_browser_sessions(user: User, *, except_session_key: str | None = None) -> None:
     sessions = UserSession.objects.filter(user=user).exclude(session_key=except_session_key or "")
     for key in list(sessions.values_list("session_key", flat=True)):
         end_session(key)

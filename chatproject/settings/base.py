@@ -5,6 +5,7 @@ Order: the process environment, then $DATA/services/services.env (STACK=full), t
 writes at its first start. Every setting is listed with its default in docs/configuration.md.
 """
 
+import re
 from pathlib import Path
 
 import environ
@@ -13,6 +14,22 @@ from django.core.exceptions import ImproperlyConfigured
 BASE_DIR = Path(__file__).resolve().parent.parent.parent
 
 env = environ.Env()
+
+
+def whole(name: str, default: int, lowest: int, highest: int = 2**31 - 1) -> int:
+    text = env.str(name, default=str(default))
+    if not re.fullmatch(r"\d{1,10}", text) or not lowest <= int(text) <= highest:
+        raise ImproperlyConfigured(f"{name} is {text!r}; it must be a whole number from {lowest} to {highest}")
+    return int(text)
+
+
+def yes_or_no(name: str, default: bool) -> bool:
+    text = env.str(name, default=str(default)).strip().lower()
+    if text not in ("1", "true", "yes", "on", "0", "false", "no", "off", ""):
+        raise ImproperlyConfigured(f"{name} is {text!r}; it must be yes or no")
+    return text in ("1", "true", "yes", "on")
+
+
 DATA = Path(env.str("DATA", default=str(BASE_DIR / "data"))).resolve()
 STACK = env.str("STACK", default="embedded")
 if STACK not in ("embedded", "full"):
@@ -21,8 +38,9 @@ if STACK == "full":
     environ.Env.read_env(DATA / "services" / "services.env")
 environ.Env.read_env(DATA / "chat.env")
 
-PORT = env.int("PORT", default=8000)
-DEBUG = env.bool("DEBUG", default=False)
+PORT = whole("PORT", 8000, 1, 65_535)
+PRODUCTION = False  # settings.production says otherwise
+DEBUG = yes_or_no("DEBUG", False)
 SECRET_KEY = env.str("SECRET_KEY", default="")
 SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
@@ -30,13 +48,21 @@ ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[:
 CHAT_ORIGINS = env.list(
     "CHAT_ORIGINS", default=[f"http://{host}:{PORT}" for host in ("localhost", "127.0.0.1", "[::1]")]
 )
+for origin in CHAT_ORIGINS:
+    if not re.fullmatch(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?", origin):
+        raise ImproperlyConfigured(
+            f"CHAT_ORIGINS has {origin!r}; an origin is https://host or https://host:port in lower case, without a path"
+        )
 CSRF_TRUSTED_ORIGINS = CHAT_ORIGINS
+# How many proxies of ours stand in front and append to X-Forwarded-For; 0: that header is anybody's.
+TRUSTED_PROXIES = whole("TRUSTED_PROXIES", 0, 0, 10)
+ALLAUTH_TRUSTED_PROXY_COUNT = TRUSTED_PROXIES
 
 # --- the chat itself -------------------------------------------------------------------------------------------------
 NODE_ID = env.str("NODE_ID", default="node")
-CHAT_SENDS_PER_10S = env.int("CHAT_SENDS_PER_10S", default=100)  # 0: no limit
-CHAT_SOCKETS_PER_USER = env.int("CHAT_SOCKETS_PER_USER", default=20)
-CHAT_REGISTRATION_OPEN = env.bool("CHAT_REGISTRATION_OPEN", default=True)
+CHAT_SENDS_PER_10S = whole("CHAT_SENDS_PER_10S", 100, 0)  # 0: no limit
+CHAT_SOCKETS_PER_USER = whole("CHAT_SOCKETS_PER_USER", 20, 1)
+CHAT_REGISTRATION_OPEN = yes_or_no("CHAT_REGISTRATION_OPEN", True)
 CHAT_PUSH_PROVIDER = "console"
 
 # --- stores ----------------------------------------------------------------------------------------------------------
@@ -50,7 +76,7 @@ if DATABASES["default"]["ENGINE"].endswith("postgresql"):
     # A pool, as CONN_MAX_AGE would leak a connection per thread under ASGI.
     DATABASES["default"] |= {
         "CONN_MAX_AGE": 0,
-        "OPTIONS": {"pool": {"min_size": 2, "max_size": env.int("DATABASE_POOL", default=10), "timeout": 5}},
+        "OPTIONS": {"pool": {"min_size": 2, "max_size": whole("DATABASE_POOL", 10, 2, 500), "timeout": 5}},
     }
 else:
     DATABASES["default"]["OPTIONS"] = {
@@ -68,7 +94,7 @@ INSTALLED_APPS = [
     "apps.presence",
     "apps.push",
     "apps.conversations",
-    "django.contrib.admin",
+    "chatproject.apps.ChatAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.humanize",
@@ -137,13 +163,24 @@ ACCOUNT_EMAIL_VERIFICATION = "none"
 # allauth's own limits, but for a school behind one address
 ACCOUNT_RATE_LIMITS = {"login": "120/m/ip", "signup": "120/m/ip"}
 ACCOUNT_LOGOUT_ON_GET = False
-ACCOUNT_PREVENT_ENUMERATION = True
+# "strict": signing up with an address that someone has does not say so; the address proves nothing until it is verified
+ACCOUNT_PREVENT_ENUMERATION = "strict"
+ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
+ACCOUNT_CHANGE_EMAIL = True  # one address, which stays until the new one is verified
+ACCOUNT_REAUTHENTICATION_REQUIRED = True
+ACCOUNT_PRESERVE_USERNAME_CASING = False
+ACCOUNT_SESSION_REMEMBER = True
+ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
 USERSESSIONS_TRACK_ACTIVITY = True
 LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "/"
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}}
-EMAIL_BACKEND = env.str("EMAIL_BACKEND", default="django.core.mail.backends.filebased.EmailBackend")
-EMAIL_FILE_PATH = DATA / "mail"
+if env.str("EMAIL_URL", default=""):  # smtp+tls://user:password@host:587
+    vars().update(env.email_url("EMAIL_URL"))
+else:
+    EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
+    EMAIL_FILE_PATH = DATA / "mail"
+DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="chat@localhost")
 
 # --- pages -----------------------------------------------------------------------------------------------------------
 LANGUAGE_CODE = "en"
