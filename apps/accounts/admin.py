@@ -48,13 +48,13 @@ class ReadOnlyInline(admin.TabularInline):
 class SessionInline(ReadOnlyInline):
     model = UserSession
     verbose_name_plural = "browser sessions"
-    fields = ("ip", "user_agent", "created_at", "last_seen_at")
+    fields = readonly_fields = ("ip", "user_agent", "created_at", "last_seen_at")
 
 
 class TokenInline(ReadOnlyInline):
     model = ApiToken
     verbose_name_plural = "tokens of clients"
-    fields = ("name", "created_at")
+    fields = readonly_fields = ("name", "created_at")
 
 
 @admin.register(User)

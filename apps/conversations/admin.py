@@ -23,7 +23,7 @@ class LookingOnly:
 
 class MembershipInline(LookingOnly, admin.TabularInline):
     model = Membership
-    fields = ("user", "role", "joined_at", "left_at", "start_seq", "last_read_seq")
+    fields = readonly_fields = ("user", "role", "joined_at", "left_at", "start_seq", "last_read_seq")
     ordering = ("joined_at",)
 
 

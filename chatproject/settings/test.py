@@ -15,6 +15,7 @@ EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
 DATA = Path(tempfile.mkdtemp(prefix="chat-test-"))
 HISTORY_PATH = DATA / "history.sqlite3"
 STATIC_ROOT = DATA / "static"
+STATIC_ROOT.mkdir()
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     # A file and not memory: the pool of SQL threads opens connections of its own.
     DATABASES["default"]["TEST"] = {"NAME": str(DATA / "test.sqlite3")}

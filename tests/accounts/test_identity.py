@@ -1,0 +1,146 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.contrib.sessions.models import Session
+from django.test import Client
+from django.utils import timezone
+
+from apps.accounts import services
+from apps.accounts.identity import Identity, ended, identify
+from apps.accounts.models import User
+from tests.accounts.conftest import NEW_PASSWORD, PASSWORD, logged_in, session_key
+
+ORIGIN = "http://localhost:8000"
+
+pytestmark = pytest.mark.django_db
+
+
+def handshake(*, origin: str | None = ORIGIN, query: str = "", **headers: str) -> dict[str, Any]:
+    named = {"host": "localhost:8000"} | ({} if origin is None else {"origin": origin}) | headers
+    return {"query_string": query.encode(), "headers": [(name.encode(), text.encode("latin-1")) for name, text in named.items()]}
+
+
+def identity_of(browser: Client) -> Identity | None:
+    return identify(handshake(cookie=f"a=b; sessionid={session_key(browser)}"))
+
+
+def test_a_browser_on_one_of_our_pages_is_who_is_logged_in(ada: User) -> None:
+    found = identity_of(logged_in(ada))
+    assert found is not None
+    assert found.person.id == ada.id
+    assert found.session_id.startswith("s-")
+    assert not found.is_staff
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        None,
+        "null",
+        "",
+        "https://localhost:8000",
+        "http://localhost",
+        "http://localhost:8001",
+        "http://localhost:8000.evil.example",
+        "http://evil.example?http://localhost:8000",
+        "http://xlocalhost:8000",
+        "http://localhost:8000/",
+        "HTTP://LOCALHOST:8000",
+    ],
+)
+def test_a_browser_on_any_other_page_is_refused(ada: User, origin: str | None) -> None:
+    browser = logged_in(ada)
+    assert identify(handshake(origin=origin, cookie=f"sessionid={session_key(browser)}")) is None
+
+
+@pytest.mark.parametrize("cookie", ["", "sessionid=", "sessionid=nosuchsession", "sessionid", "\x80=;;=", "other=1"])
+def test_a_browser_without_a_session_is_refused(db: None, cookie: str) -> None:
+    assert identify(handshake(cookie=cookie)) is None
+
+
+def test_a_session_of_nobody_is_refused(db: None) -> None:
+    browser = Client()
+    session = browser.session
+    session["seen"] = True
+    session.save()
+    assert identity_of(browser) is None
+
+
+def test_a_client_with_a_token_needs_no_origin(ada: User) -> None:
+    token = services.issue_token(ada)
+    found = identify(handshake(origin=None, authorization=f"Bearer {token}"))
+    assert found is not None
+    assert found.person.username == "ada"
+    assert found.session_id.startswith("t-")
+    assert token not in found.session_id
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Bearer nonsense", "Basic YWRhOmFkYQ==", "Bearer \xff\xfe"])
+def test_a_wrong_token_is_refused_whatever_else_is_shown(ada: User, header: str) -> None:
+    browser = logged_in(ada)
+    assert identify(handshake(authorization=header, cookie=f"sessionid={session_key(browser)}")) is None
+
+
+def test_a_token_in_the_url_is_no_token(ada: User) -> None:
+    token = services.issue_token(ada)
+    assert identify(handshake(query=f"token={token}&access_token={token}&authorization=Bearer {token}")) is None
+
+
+def test_nobody_is_let_in_who_is_deactivated(ada: User) -> None:
+    token, browser = services.issue_token(ada), logged_in(ada)
+    User.objects.filter(id=ada.id).update(is_active=False)
+    assert identify(handshake(authorization=f"Bearer {token}")) is None
+    assert identity_of(browser) is None
+
+
+def test_a_session_from_before_a_password_change_is_refused(ada: User) -> None:
+    browser = logged_in(ada)
+    ada.set_password(NEW_PASSWORD)
+    ada.save()
+    assert identity_of(browser) is None
+
+
+def both_identities(user: User) -> tuple[Client, set[str], list[Identity]]:
+    browser, token = logged_in(user), services.issue_token(user)
+    identities = [identity_of(browser), identify(handshake(authorization=f"Bearer {token}"))]
+    held = [identity for identity in identities if identity is not None]
+    return browser, {identity.session_id for identity in held}, held
+
+
+def test_what_still_holds_has_not_ended(ada: User) -> None:
+    _, _, held = both_identities(ada)
+    assert ended(held) == set()
+
+
+def _log_out(ada: User, browser: Client) -> None:
+    browser.post("/accounts/logout/")
+
+
+def _expire(ada: User, browser: Client) -> None:
+    Session.objects.update(expire_date=timezone.now())
+
+
+def _new_password_behind_our_back(ada: User, browser: Client) -> None:
+    ada.set_password(PASSWORD + "!")
+    ada.save()
+
+
+@pytest.mark.parametrize("end", [_log_out, _expire, _new_password_behind_our_back])
+def test_a_session_that_no_longer_holds_is_found(ada: User, end: Callable[[User, Client], None]) -> None:
+    browser, _, held = both_identities(ada)
+    end(ada, browser)
+    assert ended(held) == {held[0].session_id}
+
+
+def test_a_token_that_was_ended_is_found(ada: User) -> None:
+    _, _, held = both_identities(ada)
+    services.end_token(ada.api_tokens.get())
+    assert ended(held) == {held[1].session_id}
+
+
+def test_all_of_a_deactivated_person_has_ended_and_nothing_of_others(ada: User, bob: User) -> None:
+    _, of_ada, held = both_identities(ada)
+    _, _, held_by_bob = both_identities(bob)
+    User.objects.filter(id=ada.id).update(is_active=False)
+    assert ended([*held, *held_by_bob]) == of_ada
