@@ -90,7 +90,8 @@ class UserAdmin(DjangoUserAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         powers = () if request.user.is_superuser else ("is_staff", "is_superuser", "groups", "user_permissions")
-        return (*self.readonly_fields, *powers)
+        name = () if obj is None else ("username",)  # by which others know them
+        return (*self.readonly_fields, *name, *powers)
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> tuple[type[ReadOnlyInline], ...]:
         return self.inlines if obj is not None else ()

@@ -203,7 +203,8 @@ CONTENT_SECURITY_POLICY = {
         "style-src": ["'self'"],
         "img-src": ["'self'", "data:"],
         "font-src": ["'self'"],
-        "connect-src": ["'self'", *(origin.replace("http", "ws", 1) for origin in CHAT_ORIGINS)],
+        # Older browsers do not count WebSockets as 'self'. An IPv6 address can't be written here.
+        "connect-src": ["'self'", *(origin.replace("http", "ws", 1) for origin in CHAT_ORIGINS if "[" not in origin)],
         "manifest-src": ["'self'"],
         "worker-src": ["'self'"],
         "form-action": ["'self'"],

@@ -110,6 +110,18 @@ def test_nobody_locks_themselves_out(admin: Client, admin_user: User) -> None:
     assert admin_user.is_active
 
 
+def test_a_username_stays_and_a_name_changes(admin: Client, ada: User) -> None:
+    admin.post(f"{USERS}{ada.pk}/change/", {"username": "eve", "display_name": "Ada L"} | _no_inlines())
+    ada.refresh_from_db()
+    assert (ada.username, ada.display_name) == ("ada", "Ada L")
+
+
+def _no_inlines() -> dict[str, str]:
+    """Django's admin wants to be told that there were none."""
+    counts = ("TOTAL_FORMS", "INITIAL_FORMS")
+    return {f"{prefix}-{count}": "0" for prefix in ("usersession_set", "api_tokens") for count in counts}
+
+
 def test_all_sessions_of_a_person_are_ended(admin: Client, ada: User) -> None:
     browser = logged_in(ada)
     services.issue_token(ada)
