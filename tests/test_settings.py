@@ -17,7 +17,11 @@ SAFE = {
 
 
 def manage(*arguments: str, settings: str, data: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": os.environ["PATH"], "DATA": str(data), "DJANGO_SETTINGS_MODULE": f"chatproject.settings.{settings}"}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "DATA": str(data),
+        "DJANGO_SETTINGS_MODULE": f"chatproject.settings.{settings}",
+    }
     return subprocess.run(
         [sys.executable, "-W", "error", "manage.py", *arguments],
         cwd=ROOT,

@@ -62,7 +62,16 @@ class UserAdmin(DjangoUserAdmin):
     form = ModelForm
     add_form = NewUserForm
     change_password_form = NewPasswordForm
-    list_display = ("username", "display_name", "is_active", "is_staff", "sessions", "tokens", "last_seen_at", "date_joined")
+    list_display = (
+        "username",
+        "display_name",
+        "is_active",
+        "is_staff",
+        "sessions",
+        "tokens",
+        "last_seen_at",
+        "date_joined",
+    )
     list_filter = ("is_active", "is_staff", "is_superuser", "last_seen_at", "date_joined")
     search_fields = ("username", "display_name", "email")
     list_per_page = 50
@@ -71,9 +80,7 @@ class UserAdmin(DjangoUserAdmin):
         ("What they may do", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
         ("Dates", {"fields": ("last_seen_at", "last_login", "date_joined")}),
     )
-    add_fieldsets = (
-        (None, {"fields": ("username", "display_name", "usable_password", "password1", "password2")}),
-    )
+    add_fieldsets = ((None, {"fields": ("username", "display_name", "usable_password", "password1", "password2")}),)
     readonly_fields = ("email", "password_link", "is_active", "last_seen_at", "last_login", "date_joined")
     inlines = (SessionInline, TokenInline)
     actions = ("deactivate", "reactivate", "end_all_sessions")

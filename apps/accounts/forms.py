@@ -33,5 +33,8 @@ class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]  # Django's own cl
 
 class TokenForm(forms.Form):
     name = forms.CharField(
-        max_length=64, label="Name", help_text="Which client it is for.", widget=forms.TextInput(attrs={"autocomplete": "off"})
+        max_length=64,
+        label="Name",
+        help_text="Which client it is for.",
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )

@@ -69,7 +69,9 @@ def _by_token(header: str) -> Identity | None:
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer" or not token.isascii():
         return None
-    found = ApiToken.objects.filter(digest=digest_of(token.strip()), user__is_active=True).select_related("user").first()
+    found = (
+        ApiToken.objects.filter(digest=digest_of(token.strip()), user__is_active=True).select_related("user").first()
+    )
     return None if found is None else Identity(Person.of(found.user), found.session_id, found.user.is_staff)
 
 

@@ -83,13 +83,14 @@ def end_token(request: HttpRequest, token_id: UUID) -> HttpResponse:
 
 def _page(request: HttpRequest, status: int = 200, **context: Any) -> HttpResponse:
     sessions = UserSession.objects.purge_and_list(request.user)
+    blocks = request.user.blocks.filter(blocked__is_active=True).select_related("blocked")
     shown = {
         "profile_form": ProfileForm(instance=request.user),
         "token_form": TokenForm(),
         "sessions": sorted(sessions, key=lambda session: session.last_seen_at, reverse=True),
         "session_key": request.session.session_key,
         "tokens": request.user.api_tokens.order_by("-created_at"),
-        "blocks": request.user.blocks.filter(blocked__is_active=True).select_related("blocked").order_by("blocked__username"),
+        "blocks": blocks.order_by("blocked__username"),
     }
     return render(request, "settings.html", shown | context, status=status)
 

@@ -44,7 +44,7 @@ DEBUG = yes_or_no("DEBUG", False)
 SECRET_KEY = env.str("SECRET_KEY", default="")
 SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
-# Full origins (scheme, host, port) of our own pages: WebSocket handshakes and cross-site form posts are held against them.
+# Full origins (scheme, host, port) of our own pages: WebSocket handshakes and form posts are held against them.
 CHAT_ORIGINS = env.list(
     "CHAT_ORIGINS", default=[f"http://{host}:{PORT}" for host in ("localhost", "127.0.0.1", "[::1]")]
 )

@@ -31,7 +31,9 @@ def conversation(ada: User, bob: User) -> Conversation:
 
 
 def act(admin: Client, action: str, *users: User, confirmed: bool = True) -> str:
-    data = {"action": action, "_selected_action": [user.pk for user in users]} | ({"confirmed": "yes"} if confirmed else {})
+    data = {"action": action, "_selected_action": [user.pk for user in users]} | (
+        {"confirmed": "yes"} if confirmed else {}
+    )
     answer = admin.post(USERS, data, follow=True)
     assert answer.status_code == 200
     return str(answer.content.decode())
@@ -88,7 +90,9 @@ def test_conversations_are_counted_and_can_only_be_looked_at(admin: Client, conv
     assert "Engines" in page
     assert '<td class="field-members">2</td>' in page
     assert admin.post(f"/admin/conversations/conversation/{conversation.pk}/change/", {"title": "x"}).status_code == 403
-    assert admin.post(f"/admin/conversations/conversation/{conversation.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert (
+        admin.post(f"/admin/conversations/conversation/{conversation.pk}/delete/", {"post": "yes"}).status_code == 403
+    )
     assert admin.get("/admin/conversations/conversation/add/").status_code == 403
 
 

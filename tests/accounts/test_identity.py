@@ -18,7 +18,10 @@ pytestmark = pytest.mark.django_db
 
 def handshake(*, origin: str | None = ORIGIN, query: str = "", **headers: str) -> dict[str, Any]:
     named = {"host": "localhost:8000"} | ({} if origin is None else {"origin": origin}) | headers
-    return {"query_string": query.encode(), "headers": [(name.encode(), text.encode("latin-1")) for name, text in named.items()]}
+    return {
+        "query_string": query.encode(),
+        "headers": [(name.encode(), text.encode("latin-1")) for name, text in named.items()],
+    }
 
 
 def identity_of(browser: Client) -> Identity | None:
@@ -76,7 +79,9 @@ def test_a_client_with_a_token_needs_no_origin(ada: User) -> None:
     assert token not in found.session_id
 
 
-@pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Bearer nonsense", "Basic YWRhOmFkYQ==", "Bearer \xff\xfe"])
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Bearer ", "Bearer nonsense", "Basic YWRhOmFkYQ==", "Bearer \xff\xfe"]
+)
 def test_a_wrong_token_is_refused_whatever_else_is_shown(ada: User, header: str) -> None:
     browser = logged_in(ada)
     assert identify(handshake(authorization=header, cookie=f"sessionid={session_key(browser)}")) is None
