@@ -7,6 +7,7 @@ writes at its first start. Every setting is listed with its default in docs/conf
 
 import re
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -84,6 +85,22 @@ else:
         "timeout": 5,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
     }
+if CASSANDRA_URL:  # for `manage.py sync_cassandra` alone: the chat itself speaks to it in history/cassandra.py
+    _cassandra = urlsplit(CASSANDRA_URL)
+    DATABASES["cassandra"] = {
+        "ENGINE": "django_cassandra_engine",
+        "NAME": _cassandra.path.strip("/"),
+        "HOST": _cassandra.hostname or "127.0.0.1",
+        "USER": unquote(_cassandra.username or ""),
+        "PASSWORD": unquote(_cassandra.password or ""),
+        "OPTIONS": {
+            # e.g. {"strategy_class": "NetworkTopologyStrategy", "datacenter1": 3}
+            "replication": env.json("CASSANDRA_REPLICATION", default={"strategy_class": "SimpleStrategy"}),
+            # lazy: or every command would need Cassandra
+            "connection": {"lazy_connect": True, "retry_connect": True, "port": _cassandra.port or 9042},
+        },
+    }
+    DATABASE_ROUTERS = ["apps.conversations.history.router.OnlyTheDefaultDatabase"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CHANNEL_LAYERS = {"default": {"BACKEND": "apps.presence.bus.ChannelLayer", "CONFIG": {"url": REDIS_URL}}}
@@ -112,6 +129,8 @@ INSTALLED_APPS = [
     "drf_standardized_errors",
     "rest_framework",
 ]
+if CASSANDRA_URL:
+    INSTALLED_APPS += ["django_cassandra_engine", "apps.conversations.history"]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",

@@ -1,3 +1,424 @@
+"""
+The log in Cassandra: one conditional batch in one partition gives a message its number and stores it.
+
+A partition is a bucket of one conversation: bucket = (seq - 1) // bucket_size. It holds (see models.py)
+
+  last_seq   static: the number given last
+  lane 0     the messages by number
+  lane 1     message_id -> the number it got first; one row per message, never removed: what makes repeating safe
+
+The batch says: set last_seq IF it is still what we think, add the messages, add the lane 1 rows IF NOT EXISTS. All of it
+happens or nothing, and in the second case Cassandra tells why:
+
+  a lane 1 row     a repeat; the row says which number the message has
+  only last_seq    others were faster; again, from that number
+  no answer        unknown; again. If it did happen, the lane 1 rows say so
+
+What a process remembers of a head is only a hint: a wrong one costs one such refusal. Bucket k + 1 is opened only by who
+has seen last_seq at the end of k, so a full bucket is final, and a message sought in older buckets is there or nowhere.
+"""
+
+import asyncio
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from itertools import count
+from random import uniform
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+from uuid import UUID
+
+import acsylla
+from acsylla import errors
+
+from apps.conversations.errors import Unavailable
+from apps.conversations.messages import Draft, Kind, Message
+
+logger = logging.getLogger(__name__)
+
+BUCKET_SIZE = 10_000  # messages, about 4 MB; never change it for a keyspace that has messages
+DEADLINE_S = 5.0
+REQUEST_TIMEOUT_S = 2.0  # less than the deadline: an answer that got lost is asked for again
+MAX_GROUP = 32  # messages in one batch
+MAX_GROUP_CHARS = 64_000  # and of content; a single message may be longer
+MAX_HEADS = 50_000
+MAX_AT_ONCE = 32  # statements under way for one call that asks about many partitions
+LARGEST_BUCKET = 2**31 - 1
+
+_PARTITION = "conversation_id = ? AND bucket = ?"
+_COLUMNS = "seq, sender_id, client_msg_id, kind, content, sent_at"
+_SELECT = f"SELECT {_COLUMNS} FROM {{keyspace}}.message_log WHERE {_PARTITION} AND lane = 0"
+_BELOW = f"{_SELECT} AND seq < ? LIMIT ?"
+_ABOVE = f"{_SELECT} AND seq > ? ORDER BY lane DESC, seq ASC LIMIT ?"
+_AT = f"{_SELECT} AND seq = ?"
+_FIRST_SEQ = (
+    f"SELECT first_seq FROM {{keyspace}}.message_log WHERE {_PARTITION} AND lane = 1 AND seq = 0 AND message_id = ?"
+)
+_SET_LAST_SEQ = f"UPDATE {{keyspace}}.message_log SET last_seq = ? WHERE {_PARTITION} IF last_seq = ?;"
+_ADD_MESSAGE = (
+    "INSERT INTO {keyspace}.message_log"
+    " (conversation_id, bucket, lane, seq, message_id, sender_id, client_msg_id, kind, content, sent_at)"
+    " VALUES (?, ?, 0, ?, ?, ?, ?, ?, ?, ?);"
+)
+_ADD_FIRST_SEQ = (
+    "INSERT INTO {keyspace}.message_log (conversation_id, bucket, lane, seq, message_id, first_seq)"
+    " VALUES (?, ?, 1, 0, ?, ?) IF NOT EXISTS;"
+)
+# Advisory: in which bucket to begin looking for the head. Plain writes; it may lag behind.
+_NEWEST_BUCKET = "SELECT bucket FROM {keyspace}.conversation_heads WHERE conversation_id = ?"
+_SET_NEWEST_BUCKET = "INSERT INTO {keyspace}.conversation_heads (conversation_id, bucket) VALUES (?, ?)"
+
+# What may be otherwise a moment later. Everything else is a mistake of ours, and is not hidden behind a retry.
+_PASSING = (
+    errors.CassErrorLibNoHostsAvailable,
+    errors.CassErrorLibNoStreams,
+    errors.CassErrorLibRequestQueueFull,
+    errors.CassErrorLibRequestTimedOut,
+    errors.CassErrorLibUnableToConnect,
+    errors.CassErrorLibWriteError,
+    errors.CassErrorServerIsBootstrapping,
+    errors.CassErrorServerOverloaded,
+    errors.CassErrorServerReadFailure,
+    errors.CassErrorServerReadTimeout,
+    errors.CassErrorServerServerError,
+    errors.CassErrorServerUnavailable,
+    errors.CassErrorServerWriteFailure,
+    errors.CassErrorServerWriteTimeout,
+)
+_NO_TABLE = (errors.CassErrorServerInvalidQuery, errors.CassExceptionInvalidQuery)
+
+
+class _Decision(NamedTuple):
+    """What Cassandra said to a batch."""
+
+    applied: bool
+    last_seq: int | None = None  # None: the bucket has no messages
+    repeats: Mapping[UUID, int] = {}  # message_id -> the number it has
+
+
 class CassandraHistory:
-    def __init__(self, url: str) -> None:
-        raise SystemExit("being written")
+    """`url`: cassandra://[user:password@]host[,host…][:port]/keyspace."""
+
+    def __init__(self, url: str, *, bucket_size: int = BUCKET_SIZE, deadline_s: float = DEADLINE_S) -> None:
+        self._where = urlsplit(url)
+        self._keyspace = self._where.path.strip("/")
+        if not re.fullmatch("[a-z][a-z0-9_]{0,47}", self._keyspace):
+            raise ValueError("CASSANDRA_URL must end in /keyspace: small letters, digits and _")
+        self._bucket_size = bucket_size
+        self._deadline_s = deadline_s
+        self._heads = _Heads()
+        self._prepared: dict[str, Any] = {}
+        self._session: Any = None
+        self._last_error: Exception | None = None
+
+    async def start(self) -> None:
+        # No retries in the driver: only this file knows which question may be asked again, and until when.
+        cluster = acsylla.create_cluster(
+            (self._where.hostname or "127.0.0.1").split(","),
+            port=self._where.port or 9042,
+            username=self._where.username and unquote(self._where.username),
+            password=self._where.password and unquote(self._where.password),
+            connect_timeout=REQUEST_TIMEOUT_S,
+            request_timeout=REQUEST_TIMEOUT_S,
+            consistency=acsylla.Consistency.LOCAL_QUORUM,
+            serial_consistency=acsylla.Consistency.LOCAL_SERIAL,
+            token_aware_routing_shuffle_replicas=False,  # one proposer per partition: fewer Paxos rounds in vain
+            retry_policy="fallthrough",
+            constant_reconnect_delay_ms=1_000,
+            log_level="critical",  # what fails is raised
+            application_name="chat",
+        )
+        try:
+            self._session = await cluster.create_session()
+            async with self._in_time():
+                await asyncio.gather(*(self._prepare(cql) for cql in (_BELOW, _NEWEST_BUCKET, _batch_of(1))))
+        except errors.CassException as error:
+            await self.close()
+            hint = " (has `manage.py sync_cassandra` been run?)" if isinstance(error, _NO_TABLE) else ""
+            raise _unavailable(f"{error}{hint}") from error
+        except Unavailable:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        self._prepared.clear()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def ping(self) -> None:
+        async with self._in_time():
+            await self._run(_NEWEST_BUCKET, UUID(int=0))
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+    async def append(self, drafts: Sequence[Draft]) -> list[Message]:
+        ids = [draft.message_id for draft in drafts]
+        async with self._in_time():
+            stored = await self._append(drafts[0].conversation_id, dict(zip(ids, drafts, strict=True)))
+        return [stored[message_id] for message_id in ids]
+
+    async def _append(self, conversation_id: UUID, waiting: dict[UUID, Draft]) -> dict[UUID, Message]:
+        """The whole algorithm; see the top of this file."""
+        stored: dict[UUID, Message] = {}
+        search = _Search(waiting, self._bucket_size)
+        pauses = _pauses()
+        head = self._heads.get(conversation_id) or await self._find_head(conversation_id)
+        while waiting:
+            bucket = head // self._bucket_size
+            found = await self._find_in(conversation_id, search.unsearched_below(bucket, waiting))
+            if not found:
+                group = self._group(waiting, head)
+                now = _now()
+                decision = await self._decide(conversation_id, bucket, head, group, now)
+                if decision.applied:
+                    found = {
+                        message_id: _numbered(draft, seq, now)
+                        for seq, (message_id, draft) in enumerate(group.items(), head + 1)
+                    }
+                    if head == bucket * self._bucket_size and bucket:
+                        await self._run(_SET_NEWEST_BUCKET, conversation_id, bucket)
+                    head += len(group)
+                else:
+                    found = await self._at(conversation_id, bucket, decision.repeats)
+                    head = await self._corrected(conversation_id, head, decision.last_seq)
+                    if not found:
+                        await asyncio.sleep(next(pauses))
+                self._heads.saw(conversation_id, head)
+            stored |= found
+            for message_id in found:
+                del waiting[message_id]
+        return stored
+
+    async def _corrected(self, conversation_id: UUID, head: int, last_seq: int | None) -> int:
+        if last_seq is None or last_seq < head:  # the log is older than what we remember: restored from a backup
+            self._heads.forget(conversation_id)
+        return last_seq or await self._find_head(conversation_id)
+
+    def _group(self, waiting: Mapping[UUID, Draft], head: int) -> dict[UUID, Draft]:
+        """The first of those waiting, as many as fit in one batch and in the bucket."""
+        room = min(MAX_GROUP, self._bucket_size - head % self._bucket_size)
+        group: dict[UUID, Draft] = {}
+        chars = 0
+        for message_id, draft in waiting.items():
+            chars += len(draft.content)
+            if len(group) == room or (group and chars > MAX_GROUP_CHARS):
+                break
+            group[message_id] = draft
+        return group
+
+    async def _decide(
+        self, conversation_id: UUID, bucket: int, head: int, group: Mapping[UUID, Draft], now: datetime
+    ) -> _Decision:
+        in_new_bucket = head == bucket * self._bucket_size
+        values: list[Any] = [head + len(group), conversation_id, bucket, None if in_new_bucket else head]
+        for seq, (message_id, draft) in enumerate(group.items(), head + 1):
+            message = (draft.sender_id, draft.client_msg_id, draft.kind.value, draft.content, now)
+            values += (conversation_id, bucket, seq, message_id, *message, conversation_id, bucket, message_id, seq)
+        rows = [row.as_dict() for row in await self._run(_batch_of(len(group)), *values)]
+        if rows[0]["[applied]"]:
+            return _Decision(applied=True)
+        repeats = {UUID(row["message_id"]): row["first_seq"] for row in rows if row.get("lane") == 1}
+        return _Decision(False, rows[0].get("last_seq"), repeats)
+
+    async def _find_in(self, conversation_id: UUID, places: Sequence[tuple[UUID, int]]) -> dict[UUID, Message]:
+        """Those messages that are stored in one of those older buckets."""
+        if not places:
+            return {}
+        hits = await _in_turns(self._run(_FIRST_SEQ, conversation_id, bucket, of) for of, bucket in places)
+        found: dict[UUID, Message] = {}
+        for (message_id, bucket), hit in zip(places, hits, strict=True):
+            for row in hit:
+                found |= await self._at(conversation_id, bucket, {message_id: row.as_tuple()[0]})
+        return found
+
+    async def _at(self, conversation_id: UUID, bucket: int, seqs: Mapping[UUID, int]) -> dict[UUID, Message]:
+        """The messages under these numbers, as answers to repeats."""
+        if not seqs:
+            return {}
+        results = await _in_turns(self._run(_AT, conversation_id, bucket, seq) for seq in seqs.values())
+        return {
+            message_id: _message(conversation_id, row, repeated=True)
+            for message_id, rows in zip(seqs, results, strict=True)
+            for row in rows
+        }
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+    async def before(self, conversation_id: UUID, seq: int | None, limit: int) -> list[Message]:
+        if limit < 1:
+            return []
+        async with self._in_time():
+            return await self._before(conversation_id, seq, limit)
+
+    async def _before(self, conversation_id: UUID, seq: int | None, limit: int) -> list[Message]:
+        newest_first: list[Message] = []
+        if seq is None:
+            newest_first = await self._newest(conversation_id, limit)
+            seq = newest_first[-1].seq if newest_first else 0
+        elif seq > self._heads.get(conversation_id):
+            seq = min(seq, await self._find_head(conversation_id) + 1)
+        while seq > 1 and len(newest_first) < limit:
+            bucket = (seq - 2) // self._bucket_size
+            older = await self._below(conversation_id, bucket, seq, limit - len(newest_first))
+            if not older:
+                break
+            newest_first += older
+            seq = older[-1].seq
+        return newest_first[::-1]
+
+    async def after(self, conversation_id: UUID, seq: int, limit: int) -> list[Message]:
+        found: list[Message] = []
+        async with self._in_time():
+            for bucket in range(seq // self._bucket_size, LARGEST_BUCKET):
+                if len(found) >= limit:
+                    break
+                rows = await self._run(_ABOVE, conversation_id, bucket, seq, limit - len(found))
+                found += (_message(conversation_id, row) for row in rows)
+                if not found or found[-1].seq != self._end_of(bucket):
+                    break  # the bucket is not full, so there is no next one
+        return found
+
+    async def latest(self, conversation_ids: Collection[UUID]) -> Mapping[UUID, Message]:
+        async with self._in_time():
+            newest = await _in_turns(self._newest(each, 1) for each in conversation_ids)
+        return {message.conversation_id: message for messages in newest for message in messages}
+
+    async def _find_head(self, conversation_id: UUID) -> int:
+        """The last number given, 0 for none."""
+        newest = await self._newest(conversation_id, 1)
+        return newest[0].seq if newest else 0
+
+    async def _newest(self, conversation_id: UUID, limit: int) -> list[Message]:
+        """Up to `limit` of the newest messages, newest first, of the bucket that the head is in."""
+        if head := self._heads.get(conversation_id):
+            bucket = (head - 1) // self._bucket_size
+        else:
+            rows = await self._run(_NEWEST_BUCKET, conversation_id)
+            bucket = next((row.as_tuple()[0] for row in rows), 0)
+        end = self._bucket_size * LARGEST_BUCKET
+        newest = await self._below(conversation_id, bucket, end, limit)
+        while not newest and bucket:  # the advice was wrong: nothing is opened on its word
+            bucket -= 1
+            newest = await self._below(conversation_id, bucket, end, limit)
+        while newest and newest[0].seq == self._end_of(bucket):
+            bucket += 1
+            newer = await self._below(conversation_id, bucket, end, limit)
+            if not newer:
+                break
+            newest = newer
+        if newest:
+            self._heads.saw(conversation_id, newest[0].seq)
+        return newest
+
+    async def _below(self, conversation_id: UUID, bucket: int, seq: int, limit: int) -> list[Message]:
+        rows = await self._run(_BELOW, conversation_id, bucket, seq, limit)
+        return [_message(conversation_id, row) for row in rows]
+
+    def _end_of(self, bucket: int) -> int:
+        return (bucket + 1) * self._bucket_size
+
+    # --- asking Cassandra --------------------------------------------------------------------------------------------
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                yield
+        except TimeoutError:
+            raise _unavailable(self._last_error or "no answer in time") from self._last_error
+
+    async def _run(self, cql: str, *values: Any) -> Any:
+        """The rows. Asks again after what may pass, until the caller's time is up (`_in_time`)."""
+        for pause_s in _pauses():
+            try:
+                prepared = self._prepared.get(cql) or await self._prepare(cql)
+                return await self._session.execute(prepared.bind(values))
+            except _PASSING as error:
+                self._last_error = error
+                logger.warning("Cassandra did not decide: %s", error)
+            await asyncio.sleep(pause_s)
+
+    async def _prepare(self, cql: str) -> Any:
+        if self._session is None:
+            raise Unavailable("The history is not connected.", retry_after_ms=1_000)
+        prepared = await self._session.create_prepared(cql.format(keyspace=self._keyspace))
+        self._prepared[cql] = prepared
+        return prepared
+
+
+class _Search:
+    """Which older buckets may still hold one of our drafts from an earlier try."""
+
+    def __init__(self, drafts: Mapping[UUID, Draft], bucket_size: int) -> None:
+        self._from = {
+            message_id: draft.after_seq // bucket_size
+            for message_id, draft in drafts.items()
+            if draft.after_seq is not None
+        }
+
+    def unsearched_below(self, bucket: int, waiting: Iterable[UUID]) -> list[tuple[UUID, int]]:
+        """Where to look before a batch is tried in `bucket`. From then on that bucket is a place to look, too."""
+        places = [(each, older) for each in waiting for older in range(self._from.get(each, bucket), bucket)]
+        self._from |= dict.fromkeys(waiting, bucket)
+        return places
+
+
+class _Heads:
+    """The last number known of the conversations used most recently. Never above the true one, often below."""
+
+    def __init__(self) -> None:
+        self._seqs: OrderedDict[UUID, int] = OrderedDict()
+
+    def get(self, conversation_id: UUID) -> int:
+        return self._seqs.get(conversation_id, 0)
+
+    def saw(self, conversation_id: UUID, seq: int) -> None:
+        self._seqs[conversation_id] = max(seq, self.get(conversation_id))
+        self._seqs.move_to_end(conversation_id)
+        if len(self._seqs) > MAX_HEADS:
+            self._seqs.popitem(last=False)
+
+    def forget(self, conversation_id: UUID) -> None:
+        self._seqs.pop(conversation_id, None)
+
+
+def _batch_of(messages: int) -> str:
+    return f"BEGIN BATCH {_SET_LAST_SEQ} {(_ADD_MESSAGE + _ADD_FIRST_SEQ) * messages} APPLY BATCH"
+
+
+def _pauses() -> Iterator[float]:
+    """In seconds: none at first, then at random below 10 ms, 20 ms … 640 ms."""
+    yield 0
+    for doublings in count():
+        yield uniform(0, 0.01 * 2 ** min(doublings, 6))
+
+
+async def _in_turns(questions: Iterable[Any]) -> list[Any]:
+    """All answers, with a bounded number of questions under way."""
+    turn = asyncio.Semaphore(MAX_AT_ONCE)
+
+    async def answer(question: Any) -> Any:
+        async with turn:
+            return await question
+
+    return await asyncio.gather(*map(answer, questions))
+
+
+def _numbered(draft: Draft, seq: int, sent_at: datetime) -> Message:
+    return Message(draft.conversation_id, seq, draft.sender_id, draft.client_msg_id, draft.kind, draft.content, sent_at)
+
+
+def _message(conversation_id: UUID, row: Any, *, repeated: bool = False) -> Message:
+    seq, sender_id, client_msg_id, kind, content, sent_at = row.as_tuple()
+    return Message(conversation_id, seq, UUID(sender_id), UUID(client_msg_id), Kind(kind), content, sent_at, repeated)
+
+
+def _now() -> datetime:
+    """As Cassandra keeps it: whole milliseconds."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1_000 * 1_000)
+
+
+def _unavailable(reason: object) -> Unavailable:
+    return Unavailable(f"The history did not decide in time: {reason}.", retry_after_ms=1_000)
