@@ -3,9 +3,8 @@
 import gc
 import logging
 
-from apps.conversations import delivery
+from apps.conversations import delivery, history
 from apps.conversations.errors import Unavailable
-from apps.conversations.history import log
 from apps.presence import node
 
 logger = logging.getLogger(__name__)
@@ -13,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 async def start() -> None:
     try:
-        await log()
+        await history.log()
     except Unavailable as error:
         logger.error("the history store does not answer yet: %s", error)  # the next use tries again
     this = node.current()
@@ -27,4 +26,4 @@ async def start() -> None:
 
 async def stop() -> None:
     await node.current().stop()
-    await (await log()).close()
+    await history.close()

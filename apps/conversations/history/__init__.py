@@ -1,4 +1,4 @@
-"""The history of this process, on the store that the settings name."""
+"""The history, on the store that the settings name. One per event loop: connections belong to the loop that made them."""
 
 import asyncio
 
@@ -12,13 +12,31 @@ from apps.conversations.history.sqlite import SqliteHistory
 
 
 class _Log:
+    """The history of one event loop, and its connecting: those who ask meanwhile share one attempt and its outcome."""
+
     def __init__(self) -> None:
         self.history = History(store_from_settings())
-        self.started = False
-        self.starting = asyncio.Lock()
+        self.started: asyncio.Task[None] | None = None
+
+    async def connected(self) -> History:
+        if self.started is None or (self.started.done() and _failed(self.started)):
+            self.started = asyncio.create_task(self.history.start())
+        if not self.started.done():
+            await asyncio.shield(self.started)
+        return self.history
+
+    async def close(self) -> None:
+        if self.started is not None:
+            await asyncio.wait([self.started])
+            self.started = None
+            await self.history.close()
 
 
 _log = per_loop(_Log)
+
+
+def _failed(task: asyncio.Task[None]) -> bool:
+    return task.cancelled() or task.exception() is not None
 
 
 def store_from_settings() -> HistoryStore:
@@ -28,11 +46,10 @@ def store_from_settings() -> HistoryStore:
 
 
 async def log() -> History:
-    """The running loop's history, connected. Raises Unavailable when the store does not answer; the next call tries again."""
-    this = _log()
-    if not this.started:
-        async with this.starting:
-            if not this.started:
-                await this.history.start()
-                this.started = True
-    return this.history
+    """The history, connected. Raises Unavailable when the store does not answer; the next call tries again."""
+    return await _log().connected()
+
+
+async def close() -> None:
+    """What waits is still stored."""
+    await _log().close()

@@ -7,7 +7,6 @@ asked.
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Mapping
 from uuid import UUID
 
 from apps.conversations.errors import Unavailable
@@ -27,11 +26,13 @@ class History:
         self._store = store
         self._waiting: dict[UUID, _Waiting] = {}
         self._committers: set[asyncio.Task[None]] = set()
-        self.start, self.close, self.ping = store.start, store.close, store.ping
-        self.before, self.after = store.before, store.after
+        self.start, self.ping = store.start, store.ping
+        self.before, self.after, self.latest = store.before, store.after, store.latest
 
-    async def latest(self, conversation_ids: Collection[UUID]) -> Mapping[UUID, Message]:
-        return await self._store.latest(conversation_ids)
+    async def close(self) -> None:
+        """What waits is still stored."""
+        await asyncio.gather(*self._committers)
+        await self._store.close()
 
     async def append(self, draft: Draft) -> Message:
         """Number and store one draft; see HistoryStore.append. Raises Unavailable: unknown, and safe to repeat."""
@@ -59,7 +60,7 @@ class History:
         drafts = {draft.message_id: draft for draft, _ in group}
         try:
             messages = dict(zip(drafts, await self._store.append(list(drafts.values())), strict=True))
-        except Exception as error:  # whatever it is, each of the waiting callers has to hear of it
+        except Exception as error:  # noqa: BLE001 whatever it is, each of the waiting callers has to hear of it
             for _, stored in group:
                 if not stored.done():
                     stored.set_exception(error)

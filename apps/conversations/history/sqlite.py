@@ -23,7 +23,7 @@ from apps.conversations.messages import Draft, Kind, Message
 T = TypeVar("T")
 
 MAX_COMMIT = 256  # requests in one transaction
-BUSY_TIMEOUT_S = 5.0
+DEADLINE_S = 5.0  # how long to wait for other processes' commits
 READERS = 2
 
 _SCHEMA = """
@@ -54,28 +54,41 @@ _Request = tuple[Sequence[Draft], "asyncio.Future[list[Message]]"]
 
 
 class SqliteHistory:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, deadline_s: float = DEADLINE_S) -> None:
         self._path = path
+        self._deadline_s = deadline_s
         self._requests: SimpleQueue[_Request | None] = SimpleQueue()
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="history-read")
-        self._connections = threading.local()
         self._loop: asyncio.AbstractEventLoop
         self._writer: threading.Thread | None = None
+        self._readers: ThreadPoolExecutor | None = None
+        self._idle: SimpleQueue[sqlite3.Connection] = SimpleQueue()  # of the readers
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        await self._read(lambda connection: connection.execute(_SCHEMA))
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="history-read")
+        try:
+            await self._read(lambda db: db.execute(_SCHEMA))
+        except Unavailable:
+            await self.close()
+            raise
         self._writer = threading.Thread(target=self._write_forever, name="history-write", daemon=True)
         self._writer.start()
 
     async def close(self) -> None:
-        if self._writer is not None:
+        """What has been asked for is still done; what comes later is Unavailable."""
+        writer, self._writer = self._writer, None
+        readers, self._readers = self._readers, None
+        if writer is not None:
             self._requests.put(None)
-            await self._loop.run_in_executor(None, self._writer.join)
-            self._writer = None
-        self._readers.shutdown()
+            await self._loop.run_in_executor(None, writer.join)
+        if readers is not None:
+            await self._loop.run_in_executor(None, readers.shutdown)
+        while not self._idle.empty():
+            self._idle.get().close()
 
     async def append(self, drafts: Sequence[Draft]) -> list[Message]:
+        if self._writer is None:
+            raise _unavailable("it is closed")
         decided: asyncio.Future[list[Message]] = self._loop.create_future()
         self._requests.put((drafts, decided))
         return await decided
@@ -102,18 +115,24 @@ class SqliteHistory:
 
     # --- reading -----------------------------------------------------------------------------------------------------
     async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        def run() -> T:
-            if not hasattr(self._connections, "reader"):
-                self._connections.reader = self._connect()
-            return query(self._connections.reader)
-
+        if self._readers is None:
+            raise _unavailable("it is closed")
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+            return await self._loop.run_in_executor(self._readers, self._read_now, query)
         except sqlite3.Error as error:
             raise _unavailable(error) from error
 
+    def _read_now(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        db = self._connect() if self._idle.empty() else self._idle.get()
+        try:
+            return query(db)
+        finally:
+            self._idle.put(db)
+
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        connection = sqlite3.connect(
+            self._path, timeout=self._deadline_s, isolation_level=None, check_same_thread=False
+        )
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         return connection
@@ -122,11 +141,17 @@ class SqliteHistory:
     def _write_forever(self) -> None:
         connection: sqlite3.Connection | None = None
         while (batch := self._next_batch()) is not None:
+            outcome: list[list[Message]] | Exception
             try:
                 connection = connection or self._connect()
-                outcome: list[list[Message]] | Unavailable = _commit(connection, [drafts for drafts, _ in batch])
+                outcome = _commit(connection, [drafts for drafts, _ in batch])
             except sqlite3.Error as error:
                 outcome = _unavailable(error)
+                if connection is not None:
+                    connection.close()
+                connection = None
+            except Exception as error:  # noqa: BLE001 the outermost loop of this thread: the callers hear of it, and it lives on
+                outcome = error
             self._loop.call_soon_threadsafe(_decide, [decided for _, decided in batch], outcome)
         if connection is not None:
             connection.close()
@@ -177,11 +202,11 @@ def _append(connection: sqlite3.Connection, draft: Draft, now_ms: int) -> Messag
     )
 
 
-def _decide(futures: list["asyncio.Future[list[Message]]"], outcome: list[list[Message]] | Unavailable) -> None:
+def _decide(futures: list["asyncio.Future[list[Message]]"], outcome: list[list[Message]] | Exception) -> None:
     for index, future in enumerate(futures):
         if future.done():
             continue  # its caller went away
-        if isinstance(outcome, Unavailable):
+        if isinstance(outcome, Exception):
             future.set_exception(outcome)
         else:
             future.set_result(outcome[index])
@@ -205,5 +230,5 @@ def _moment(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
-def _unavailable(error: sqlite3.Error) -> Unavailable:
-    return Unavailable(f"The history did not take it: {error}.", retry_after_ms=1_000)
+def _unavailable(reason: object) -> Unavailable:
+    return Unavailable(f"The history did not decide in time: {reason}.", retry_after_ms=1_000)
