@@ -28,4 +28,4 @@ class SessionAuthentication(authentication.SessionAuthentication):
         try:
             super().enforce_csrf(request)
         except PermissionDenied as error:
-            raise PermissionDenied(error.detail, code="csrf_failed") from error
+            raise PermissionDenied(str(error.detail), code="csrf_failed") from error

@@ -79,7 +79,7 @@ class Query(Serializer[Any]):
         wrong |= {name: ["Given more than once."] for name, values in data.lists() if len(values) > 1}
         if wrong:
             raise ValidationError(wrong)
-        return super().to_internal_value(data)
+        return super().to_internal_value(data.dict())
 
 
 class NoQuery(Query):

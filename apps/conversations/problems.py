@@ -48,9 +48,12 @@ class ProblemHandler(ExceptionHandler):
     def convert_unhandled_exceptions(self, exc: Exception) -> exceptions.APIException:
         if isinstance(exc, exceptions.APIException):
             return exc
-        bug = uuid4().hex[:12]
-        logger.error("a request failed", extra={"bug": bug}, exc_info=exc)
-        return ChatProblem(Internal(f"Something went wrong here (id {bug})."))
+        return ChatProblem(Internal(f"Something went wrong here (id {uuid4().hex[:12]})."))
+
+    def report_exception(self, exc: exceptions.APIException, response: Response) -> None:
+        """Log a bug with its traceback, under the id that the caller sees. A store that is away is none."""
+        if exc.status_code != Unavailable.status:
+            super().report_exception(exc, response)
 
     def get_response(self, exc: exceptions.APIException, data: Any) -> Response:
         response = super().get_response(exc, data)
