@@ -7,7 +7,6 @@ whatever a foreign page opens, and only the Origin header tells the difference. 
 
 import hashlib
 from collections.abc import Collection, Mapping
-from http.cookies import CookieError, SimpleCookie
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +15,7 @@ from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.sessions.models import Session
+from django.http import parse_cookie
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 
@@ -76,17 +76,14 @@ def _by_token(header: str) -> Identity | None:
 
 
 def _by_session(cookie_header: str) -> Identity | None:
-    try:
-        cookie = SimpleCookie(cookie_header).get(settings.SESSION_COOKIE_NAME)
-    except CookieError:
+    key = parse_cookie(cookie_header).get(settings.SESSION_COOKIE_NAME)
+    if not key:
         return None
-    if cookie is None or not cookie.value:
-        return None
-    session = import_module(settings.SESSION_ENGINE).SessionStore(cookie.value)
+    session = import_module(settings.SESSION_ENGINE).SessionStore(key)
     user_id = session.get(SESSION_KEY)
     if user_id is None or session.get(BACKEND_SESSION_KEY) not in settings.AUTHENTICATION_BACKENDS:
         return None
     user = User.objects.filter(id=user_id, is_active=True).first()
     if user is None or not _is_session_of(user, session):
         return None
-    return Identity(Person.of(user), session_id_of(cookie.value), user.is_staff)
+    return Identity(Person.of(user), session_id_of(key), user.is_staff)

@@ -36,6 +36,11 @@ def test_a_browser_on_one_of_our_pages_is_who_is_logged_in(ada: User) -> None:
     assert not found.is_staff
 
 
+def test_what_other_servers_on_this_host_have_set_disturbs_nobody(ada: User) -> None:
+    key = session_key(logged_in(ada))
+    assert identify(handshake(cookie=f'prefs={{"a": "b, c"}}; [x]; sessionid={key}')) is not None
+
+
 @pytest.mark.parametrize(
     "origin",
     [

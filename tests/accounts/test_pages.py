@@ -1,14 +1,22 @@
 """Logging in, signing up, passwords and the settings page, as a browser without JavaScript uses them."""
 
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from allauth.usersessions.models import UserSession
 from django.conf import settings as django_settings
 from django.core import mail
+from django.core.cache import cache
 from django.http import HttpResponse
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+from redis.exceptions import ConnectionError as RedisAway
 
 from apps.accounts import services
 from apps.accounts.models import ApiToken, User
@@ -22,7 +30,7 @@ def text_of(answer: HttpResponse) -> str:
     return answer.content.decode()
 
 
-# --- signing up and logging in -----------------------------------------------------------------------------------------
+# --- signing up and logging in ---------------------------------------------------------------------------------------
 def test_someone_new_signs_up_and_is_logged_in() -> None:
     browser = Client()
     assert browser.get("/accounts/signup/").status_code == 200
@@ -51,7 +59,7 @@ def test_an_error_stands_beside_its_field(ada: User, field: str, value: str) -> 
     assert User.objects.count() == 1
 
 
-def test_nobody_signs_up_where_registration_is_closed(settings: pytest.FixtureRequest) -> None:
+def test_nobody_signs_up_where_registration_is_closed(settings: Any) -> None:
     settings.CHAT_REGISTRATION_OPEN = False
     assert "No new accounts" in text_of(Client().get("/accounts/signup/"))
     Client().post("/accounts/signup/", NEW_PERSON)
@@ -84,6 +92,15 @@ def test_guessing_a_password_is_soon_refused(ada: User) -> None:
     answer = Client().post("/accounts/login/", {"login": "ada", "password": PASSWORD})
     assert answer.status_code == 200
     assert "Too many failed login attempts" in text_of(answer)
+
+
+def test_logging_in_says_so_while_the_attempts_cannot_be_counted(ada: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*args: Any, **options: Any) -> None:
+        raise RedisAway
+
+    monkeypatch.setattr(cache, "get", away)
+    answer = Client().post("/accounts/login/", {"login": "ada", "password": PASSWORD})
+    assert (answer.status_code, answer["Retry-After"]) == (503, "5")
 
 
 def test_looking_at_the_logout_page_logs_nobody_out(ada: User) -> None:
@@ -189,6 +206,18 @@ def test_the_sessions_are_listed_and_one_of_them_is_ended(ada: User) -> None:
     browser.post(f"/settings/sessions/{ended.id}/end/")
     assert other.get("/settings/").status_code == 302
     assert text_of(browser.get("/settings/")).count("Firefox") == 1
+
+
+def test_a_session_is_looked_at_without_writing_each_time(
+    ada: User, django_assert_max_num_queries: Callable[[int], AbstractContextManager[CaptureQueriesContext]]
+) -> None:
+    browser = logged_in(ada)
+    with django_assert_max_num_queries(10) as queries:
+        browser.get("/settings/")
+    assert not [query for query in queries if query["sql"].startswith(("INSERT", "UPDATE"))]
+    UserSession.objects.update(last_seen_at=timezone.now() - timedelta(minutes=2))
+    browser.get("/settings/")
+    assert timezone.now() - UserSession.objects.get().last_seen_at < timedelta(minutes=1)
 
 
 def test_ending_the_session_one_looks_from_is_logging_out(ada: User) -> None:
