@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 from urllib.parse import urlsplit
 
 from apps.conversations.history.base import HistoryStore
@@ -77,7 +77,7 @@ class Line:
         self._ends: set[asyncio.StreamWriter] = set()
         self.port = 0
 
-    async def __aenter__(self) -> "Line":
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self

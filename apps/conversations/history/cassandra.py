@@ -164,8 +164,8 @@ class CassandraHistory:
         """The whole algorithm; see the top of this file."""
         stored: dict[UUID, Message] = {}
         search = _Search(waiting, self._bucket_size)
-        pauses = _pauses()
-        head = self._heads.get(conversation_id) or await self._find_head(conversation_id)
+        pauses = _pauses(longest_s=0.08)  # one batch takes some 10 ms: enough to let the others pass
+        head = await self._likely_head(conversation_id)
         while waiting:
             bucket = head // self._bucket_size
             found = await self._find_in(conversation_id, search.unsearched_below(bucket, waiting))
@@ -191,6 +191,16 @@ class CassandraHistory:
             for message_id in found:
                 del waiting[message_id]
         return stored
+
+    async def _likely_head(self, conversation_id: UUID) -> int:
+        head = self._heads.get(conversation_id)
+        if head % self._bucket_size:
+            return head
+        # Nothing known, or about to open a bucket: not on the word of a hint.
+        found = await self._find_head(conversation_id)
+        if found < head:
+            self._heads.forget(conversation_id)
+        return found
 
     async def _corrected(self, conversation_id: UUID, head: int, last_seq: int | None) -> int:
         if last_seq is None or last_seq < head:  # the log is older than what we remember: restored from a backup
@@ -330,7 +340,7 @@ class CassandraHistory:
 
     async def _run(self, cql: str, *values: Any) -> Any:
         """The rows. Asks again after what may pass, until the caller's time is up (`_in_time`)."""
-        for pause_s in _pauses():
+        for pause_s in _pauses(longest_s=0.64):
             try:
                 prepared = self._prepared.get(cql) or await self._prepare(cql)
                 return await self._session.execute(prepared.bind(values))
@@ -387,11 +397,11 @@ def _batch_of(messages: int) -> str:
     return f"BEGIN BATCH {_SET_LAST_SEQ} {(_ADD_MESSAGE + _ADD_FIRST_SEQ) * messages} APPLY BATCH"
 
 
-def _pauses() -> Iterator[float]:
-    """In seconds: none at first, then at random below 10 ms, 20 ms … 640 ms."""
+def _pauses(longest_s: float) -> Iterator[float]:
+    """In seconds: none at first, then at random below 10 ms, 20 ms … `longest_s`."""
     yield 0
     for doublings in count():
-        yield uniform(0, 0.01 * 2 ** min(doublings, 6))
+        yield uniform(0, min(longest_s, 0.01 * 2 ** min(doublings, 10)))
 
 
 async def _in_turns(questions: Iterable[Any]) -> list[Any]:
