@@ -79,7 +79,7 @@ class ChatSocket(WebSocketProtocol):
             super().serverClose(code)
 
     @property
-    def is_open(self) -> bool:
+    def may_send(self) -> bool:
         return self.state == WebSocketServerProtocol.STATE_OPEN
 
 
@@ -89,6 +89,10 @@ class ChatServer(Server):
         reactor.callWhenRunning(lambda: asyncio.ensure_future(lifecycle.start()))
         super().run()
 
+    def listen_success(self, port: Any) -> None:
+        self._port = port
+        super().listen_success(port)
+
     def kill_all_applications(self) -> "Deferred[Any]":
         """Called before the reactor stops."""
         return Deferred.fromFuture(asyncio.ensure_future(self._drain()))
@@ -96,8 +100,7 @@ class ChatServer(Server):
     async def _drain(self) -> None:
         this = node.current()
         this.draining = True
-        for listener in self.listeners:
-            (await listener).stopListening()
+        self._port.stopListening()
         for socket in this.hub.sockets():
             socket.push(encode(Reconnect(after_ms=random.randint(0, RECONNECT_SPREAD_MS))))
         await asyncio.sleep(0)  # the sockets' writers send it before the close frame
@@ -109,7 +112,7 @@ class ChatServer(Server):
         await asyncio.gather(*leftovers, return_exceptions=True)
 
     async def _close_all(self) -> None:
-        sockets = [connection for connection in self.connections if isinstance(connection, ChatSocket) and connection.is_open]
+        sockets = [connection for connection in self.connections if isinstance(connection, ChatSocket) and connection.may_send]
         random.shuffle(sockets)
         for start in range(0, len(sockets), DRAIN_BATCH):
             for socket in sockets[start : start + DRAIN_BATCH]:
