@@ -22,7 +22,7 @@ from apps.accounts.people import Person
 from apps.conversations import delivery
 from apps.conversations.history import log
 from apps.presence import node
-from chatproject import celery_app
+from chatproject.celery import app as celery_app
 
 PASSWORD = "correct horse battery"
 

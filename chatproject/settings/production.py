@@ -23,6 +23,7 @@ _require(len(SECRET_KEY) >= 50 and len(set(SECRET_KEY)) >= 5, "SECRET_KEY must b
 _require("ALLOWED_HOSTS" in env.ENVIRON and bool(ALLOWED_HOSTS), "ALLOWED_HOSTS is missing")
 for _host in ALLOWED_HOSTS:
     _require("*" not in _host and not _host.startswith("."), f"ALLOWED_HOSTS must name each host, not {_host!r}")
+ALLOWED_HOSTS = [*ALLOWED_HOSTS, "localhost", "127.0.0.1"]  # health checks come from inside
 _require("CHAT_ORIGINS" in env.ENVIRON and bool(CHAT_ORIGINS), "CHAT_ORIGINS is missing")
 for _origin in CHAT_ORIGINS:
     _require(_origin.startswith("https://"), f"CHAT_ORIGINS must be https, not {_origin!r}")
