@@ -77,7 +77,7 @@ def _by_token(header: str) -> Identity | None:
 
 def _by_session(cookie_header: str) -> Identity | None:
     key = parse_cookie(cookie_header).get(settings.SESSION_COOKIE_NAME)
-    if not key:
+    if not key or not (key.isascii() and key.isalnum()):
         return None
     session = import_module(settings.SESSION_ENGINE).SessionStore(key)
     user_id = session.get(SESSION_KEY)

@@ -278,7 +278,9 @@ async def _head(conversation_id: UUID) -> int:
 
 
 def _find(username: str) -> User:
-    user = User.objects.filter(username=username.strip().lower(), is_active=True).first()
+    name = username.strip().lower()
+    # PostgreSQL cannot be asked for a NUL.
+    user = None if "\0" in name else User.objects.filter(username=name, is_active=True).first()
     if user is None:
         raise NotFound(f"There is nobody called {username.strip()[:40]!r}.")
     return user

@@ -62,7 +62,9 @@ def test_a_browser_on_any_other_page_is_refused(ada: User, origin: str | None) -
     assert identify(handshake(origin=origin, cookie=f"sessionid={session_key(browser)}")) is None
 
 
-@pytest.mark.parametrize("cookie", ["", "sessionid=", "sessionid=nosuchsession", "sessionid", "\x80=;;=", "other=1"])
+@pytest.mark.parametrize(
+    "cookie", ["", "sessionid=", "sessionid=nosuchsession", "sessionid=nul\0inside", "sessionid", "\x80=;;=", "other=1"]
+)
 def test_a_browser_without_a_session_is_refused(db: None, cookie: str) -> None:
     assert identify(handshake(cookie=cookie)) is None
 
