@@ -162,34 +162,26 @@ class CassandraHistory:
 
     async def _append(self, conversation_id: UUID, waiting: dict[UUID, Draft]) -> dict[UUID, Message]:
         """The whole algorithm; see the top of this file."""
-        stored: dict[UUID, Message] = {}
-        search = _Search(waiting, self._bucket_size)
-        pauses = _pauses(longest_s=0.08)  # one batch takes some 10 ms: enough to let the others pass
         head = await self._likely_head(conversation_id)
-        while waiting:
+        found = stored = await self._find_earlier(conversation_id, waiting, head // self._bucket_size)
+        pauses = _pauses(longest_s=0.08)  # one batch takes some 10 ms: enough to let the others pass
+        while waiting := {each: draft for each, draft in waiting.items() if each not in found}:
             bucket = head // self._bucket_size
-            found = await self._find_in(conversation_id, search.unsearched_below(bucket, waiting))
-            if not found:
-                group = self._group(waiting, head)
-                now = _now()
-                decision = await self._decide(conversation_id, bucket, head, group, now)
-                if decision.applied:
-                    found = {
-                        message_id: _numbered(draft, seq, now)
-                        for seq, (message_id, draft) in enumerate(group.items(), head + 1)
-                    }
-                    if head == bucket * self._bucket_size and bucket:
-                        await self._run(_SET_NEWEST_BUCKET, conversation_id, bucket)
-                    head += len(group)
-                else:
-                    found = await self._at(conversation_id, bucket, decision.repeats)
-                    head = await self._corrected(conversation_id, head, decision.last_seq)
-                    if not found:
-                        await asyncio.sleep(next(pauses))
-                self._heads.saw(conversation_id, head)
+            group = self._group(waiting, head)
+            now = _now()
+            decision = await self._decide(conversation_id, bucket, head, group, now)
+            if decision.applied:
+                found = {each: _numbered(group[each], seq, now) for seq, each in enumerate(group, head + 1)}
+                if bucket and head == self._end_of(bucket - 1):
+                    await self._run(_SET_NEWEST_BUCKET, conversation_id, bucket)
+                head += len(group)
+            else:
+                found = await self._at(conversation_id, bucket, decision.repeats)
+                head = await self._corrected(conversation_id, head, decision.last_seq)
+                if not found:
+                    await asyncio.sleep(next(pauses))
+            self._heads.saw(conversation_id, head)
             stored |= found
-            for message_id in found:
-                del waiting[message_id]
         return stored
 
     async def _likely_head(self, conversation_id: UUID) -> int:
@@ -233,21 +225,25 @@ class CassandraHistory:
         repeats = {UUID(row["message_id"]): row["first_seq"] for row in rows if row.get("lane") == 1}
         return _Decision(False, rows[0].get("last_seq"), repeats)
 
-    async def _find_in(self, conversation_id: UUID, places: Sequence[tuple[UUID, int]]) -> dict[UUID, Message]:
-        """Those messages that are stored in one of those older buckets."""
-        if not places:
-            return {}
-        hits = await _in_turns(self._run(_FIRST_SEQ, conversation_id, bucket, of) for of, bucket in places)
+    async def _find_earlier(
+        self, conversation_id: UUID, drafts: Mapping[UUID, Draft], before_bucket: int
+    ) -> dict[UUID, Message]:
+        """Those stored by an earlier try, in an older bucket. (In this one and in later ones the batch finds them.)"""
+        places = [
+            (message_id, bucket)
+            for message_id, draft in drafts.items()
+            if draft.after_seq is not None
+            for bucket in range(draft.after_seq // self._bucket_size, before_bucket)
+        ]
+        hits = await _in_turns(self._run(_FIRST_SEQ, conversation_id, bucket, each) for each, bucket in places)
         found: dict[UUID, Message] = {}
-        for (message_id, bucket), hit in zip(places, hits, strict=True):
-            for row in hit:
+        for (message_id, bucket), rows in zip(places, hits, strict=True):
+            for row in rows:
                 found |= await self._at(conversation_id, bucket, {message_id: row.as_tuple()[0]})
         return found
 
     async def _at(self, conversation_id: UUID, bucket: int, seqs: Mapping[UUID, int]) -> dict[UUID, Message]:
         """The messages under these numbers, as answers to repeats."""
-        if not seqs:
-            return {}
         results = await _in_turns(self._run(_AT, conversation_id, bucket, seq) for seq in seqs.values())
         return {
             message_id: _message(conversation_id, row, repeated=True)
@@ -355,23 +351,6 @@ class CassandraHistory:
         prepared = await self._session.create_prepared(cql.format(keyspace=self._keyspace))
         self._prepared[cql] = prepared
         return prepared
-
-
-class _Search:
-    """Which older buckets may still hold one of our drafts from an earlier try."""
-
-    def __init__(self, drafts: Mapping[UUID, Draft], bucket_size: int) -> None:
-        self._from = {
-            message_id: draft.after_seq // bucket_size
-            for message_id, draft in drafts.items()
-            if draft.after_seq is not None
-        }
-
-    def unsearched_below(self, bucket: int, waiting: Iterable[UUID]) -> list[tuple[UUID, int]]:
-        """Where to look before a batch is tried in `bucket`. From then on that bucket is a place to look, too."""
-        places = [(each, older) for each in waiting for older in range(self._from.get(each, bucket), bucket)]
-        self._from |= dict.fromkeys(waiting, bucket)
-        return places
 
 
 class _Heads:
