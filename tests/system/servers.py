@@ -1,0 +1,142 @@
+"""Real chat nodes as processes of their own, for tests that kill them."""
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+BASE_DIR = Path(__file__).resolve().parent.parent.parent
+READY_S = 30
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Node:
+    def __init__(self, name: str, environment: dict[str, str], log: Path, server: str) -> None:
+        self.name, self.port, self._log = name, free_port(), log
+        self._environment = {**environment, "NODE_ID": name, "PORT": str(self.port)}
+        self._command = [sys.executable, "-m", "chatproject.server", "--port", str(self.port)]
+        if server == "uvicorn":
+            self._command = [sys.executable, "-m", "uvicorn", "chatproject.asgi:application", "--port", str(self.port)]
+            self._command += ["--ws-max-size", "65536", "--ws-per-message-deflate", "false", "--log-level", "warning"]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def socket_url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/ws/v1/"
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command, cwd=BASE_DIR, env=self._environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self, grace_s: float = 20) -> int:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(grace_s)
+
+    @property
+    def is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + READY_S
+        while not self.is_ready:
+            assert self.process is not None
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"{self.name} did not become ready:\n{self._log.read_text()[-3000:]}")
+            time.sleep(0.05)
+
+
+class Installation:
+    """Several nodes on one set of stores, which the caller has running."""
+
+    def __init__(self, data: Path, stores: dict[str, str], *, nodes: int, server: str = "daphne", **settings: str) -> None:
+        self.environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "chatproject.settings.base",
+            "DATA": str(data),
+            "SECRET_KEY": secrets.token_urlsafe(50),
+            "CHAT_SENDS_PER_10S": "0",
+            **stores,
+            **settings,
+        }
+        (data / "log").mkdir(parents=True, exist_ok=True)
+        self.nodes = [
+            Node(f"node-{number}", self.environment, data / "log" / f"node-{number}.log", server)
+            for number in range(1, nodes + 1)
+        ]
+        origins = ",".join(node.url for node in self.nodes)
+        for node in self.nodes:
+            node._environment["CHAT_ORIGINS"] = origins
+
+    def __enter__(self) -> "Installation":
+        self.manage("prepare")
+        for node in self.nodes:
+            node.start()
+        for node in self.nodes:
+            node.wait_until_ready()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for node in self.nodes:
+            if node.process is not None and node.process.poll() is None:
+                node.process.terminate()
+        for node in self.nodes:
+            if node.process is not None and node.process.poll() is None:
+                try:
+                    node.process.wait(20)
+                except subprocess.TimeoutExpired:
+                    node.kill()
+
+    def manage(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=BASE_DIR, env=self.environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    def load_users(self, number: int, group_size: int) -> list[dict[str, Any]]:
+        lines = self.manage("loadtest_users", str(number), "--group-size", str(group_size)).splitlines()
+        return [json.loads(line) for line in lines]
+
+    @property
+    def socket_urls(self) -> list[str]:
+        return [node.socket_url for node in self.nodes]
+
+
+async def eventually(condition: Any, seconds: float = 30) -> None:
+    """Wait until `condition()` holds, for what no frame tells."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds} s in vain")
+        await asyncio.sleep(0.05)
