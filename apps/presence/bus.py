@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from channels_redis.pubsub import RedisPubSubChannelLayer, RedisPubSubLoopLayer, RedisSingleShardConnection
+from channels_redis.utils import _wrap_close
 from redis.exceptions import RedisError
 
-from apps.accounts.aio import per_loop
 from apps.presence.pipe import Pipe
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,11 @@ class ChannelLayer(RedisPubSubChannelLayer):
     def __init__(self, url: str) -> None:
         # redis-py's default socket_timeout of 5 s would end every subscription that is quiet for so long
         super().__init__(hosts=[{"address": url, "socket_timeout": None}], prefix="chat")
-        self.pipe = per_loop(lambda: Pipe(url))
+        self._url = url
+
+    def pipe(self) -> Pipe:
+        """The running loop's connection for commands."""
+        return self._get_layer().pipe
 
     async def send(self, channel: str, message: dict[str, Any]) -> int:
         """Returns the number of subscribers. Raises RedisError when Redis did not take it."""
@@ -44,22 +48,36 @@ class ChannelLayer(RedisPubSubChannelLayer):
         await layer._get_shard(channel).subscribe(channel)
         await layer.group_add(group, channel)
 
-    def on_reconnect(self, callback: Callable[[], None]) -> None:
-        """Call `callback` whenever a subscription of this loop was cut and is back."""
-        shard = self._get_layer()._shards[0]
-        shard.reconnected = callback
+    def on_reconnect(self, channel: str, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever this loop's subscription to `channel` was cut and is back."""
+        self._get_layer().shard.reconnected[channel.encode()] = callback
 
-    def _get_layer(self) -> RedisPubSubLoopLayer:
-        layer = super()._get_layer()
-        if not isinstance(layer._shards[0], _Shard):
-            layer._shards = [_Shard(shard.host, layer) for shard in layer._shards]
-        return layer
+    def _get_layer(self) -> "_LoopLayer":
+        loop = asyncio.get_running_loop()
+        if loop not in self._layers:
+            self._layers[loop] = _LoopLayer(self._url, *self._args, **self._kwargs, channel_layer=self)
+            _wrap_close(self, loop)
+        return self._layers[loop]
+
+
+class _LoopLayer(RedisPubSubLoopLayer):
+    """What belongs to one event loop; flushed by Channels when that loop is closed."""
+
+    def __init__(self, url: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.pipe = Pipe(url)
+        self.shard = _Shard(self._shards[0].host, self)
+        self._shards = [self.shard]
+
+    async def flush(self) -> None:
+        await super().flush()
+        await self.pipe.close()
 
 
 class _Shard(RedisSingleShardConnection):
     def __init__(self, host: dict[str, Any], channel_layer: RedisPubSubLoopLayer) -> None:
         super().__init__(host, channel_layer)
-        self.reconnected: Callable[[], None] = lambda: None
+        self.reconnected: dict[bytes, Callable[[], None]] = {}
         self._confirmed: set[bytes] = set()
 
     async def _do_receiving(self) -> None:
@@ -80,8 +98,12 @@ class _Shard(RedisSingleShardConnection):
             case {"type": "message"}:
                 self._receive_message(message)
             case {"type": "subscribe", "channel": channel} if channel in self._confirmed:
-                self.reconnected()
+                self.reconnected.get(channel, _nothing)()
             case {"type": "subscribe", "channel": channel}:
                 self._confirmed.add(channel)
             case {"type": "unsubscribe", "channel": channel}:
                 self._confirmed.discard(channel)
+
+
+def _nothing() -> None:
+    """For channels whose interruption is nobody's business."""

@@ -95,7 +95,7 @@ class Node:
 
     # --- life --------------------------------------------------------------------------------------------------------
     async def start(self) -> None:
-        self._layer.on_reconnect(self._on_reconnect)
+        self._layer.on_reconnect(self.channel, self._on_reconnect)
         self._spawn(self._route())
         for work, interval in (
             (self._renew_lease, LEASE_INTERVAL_S),

@@ -1,0 +1,185 @@
+"""Two nodes on one real Redis-protocol store, and what happens when that store forgets, or cuts them off."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+import pytest
+import redis
+
+from apps.accounts.models import User
+from apps.presence.bus import ChannelLayer
+from apps.presence.node import RESYNC_FRAME, BusAway, Node
+from tests.presence.test_hub import FakeSocket
+
+
+async def eventually(condition: Callable[[], Any], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def store(embedded_valkey: str) -> redis.Redis:
+    client = redis.Redis.from_url(embedded_valkey)
+    client.flushall()
+    return client
+
+
+@pytest.fixture
+async def nodes(store: redis.Redis, embedded_valkey: str, transactional_db: None) -> AsyncIterator[tuple[Node, Node]]:
+    layer = ChannelLayer(embedded_valkey)
+    one, other = Node("node-1", layer), Node("node-2", layer)
+    for node in (one, other):
+        await node.start()
+    await eventually(lambda: one.hears_itself and other.hears_itself)
+    yield one, other
+    for node in (one, other):
+        await node.stop()
+
+
+async def connect(node: Node, user_id: UUID | None = None) -> FakeSocket:
+    socket = FakeSocket(user_id or uuid4())
+    socket.last_heard = time.monotonic()
+    await node.add(socket)
+    return socket
+
+
+def user_of(socket: FakeSocket) -> UUID:
+    return socket.identity.person.id
+
+
+async def test_a_frame_reaches_users_on_every_node_and_says_who_is_nowhere(nodes: tuple[Node, Node]) -> None:
+    here, there, nobody = await connect(nodes[0]), await connect(nodes[1]), uuid4()
+
+    nowhere = await nodes[0].deliver([user_of(here), user_of(there), nobody], b"frame")
+
+    assert nowhere == {nobody}
+    await eventually(lambda: there.frames == [b"frame"])
+    assert here.frames == [b"frame"]
+
+
+async def test_a_user_on_two_nodes_hears_on_both(nodes: tuple[Node, Node]) -> None:
+    ada = uuid4()
+    laptop, phone = await connect(nodes[0], ada), await connect(nodes[1], ada)
+
+    assert await nodes[0].deliver([ada], b"frame") == set()
+    await eventually(lambda: laptop.frames == phone.frames == [b"frame"])
+
+
+async def test_a_user_whose_node_is_dead_is_nowhere(nodes: tuple[Node, Node]) -> None:
+    ada = uuid4()
+    await nodes[0].registry.online.arrive("node.dead.boot", [str(ada)])
+
+    assert await nodes[0].deliver([ada], b"frame") == {ada}
+
+
+async def test_a_socket_that_closed_while_the_frame_was_on_its_way_is_reported(nodes: tuple[Node, Node]) -> None:
+    unreached: list[set[UUID]] = []
+
+    async def note(frame: bytes, user_ids: set[UUID]) -> None:
+        unreached.append(user_ids)
+
+    nodes[1].on_unreached(note)
+    socket = await connect(nodes[1])
+    nodes[1].hub.remove(socket)  # the registry does not know yet
+
+    assert await nodes[0].deliver([user_of(socket)], b"frame") == set()
+    await eventually(lambda: unreached == [{user_of(socket)}])
+
+
+async def test_when_the_store_forgets_everything_the_nodes_put_it_back_and_resync(
+    nodes: tuple[Node, Node], store: redis.Redis
+) -> None:
+    there = await connect(nodes[1])
+    store.flushall()
+
+    await eventually(lambda: RESYNC_FRAME in there.frames)
+    assert await nodes[0].deliver([user_of(there)], b"frame") == set()
+    await eventually(lambda: there.frames[-1] == b"frame")
+
+
+async def test_when_the_subscription_is_cut_the_node_resyncs(nodes: tuple[Node, Node], store: redis.Redis) -> None:
+    there = await connect(nodes[1])
+    store.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+
+    await eventually(lambda: RESYNC_FRAME in there.frames)
+    await eventually(lambda: nodes[1].hears_itself)
+
+
+async def test_a_frame_lost_on_the_bus_shows_and_the_sockets_resync(
+    nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = await connect(nodes[1])
+    nodes[0]._counters.next(nodes[1].channel)  # counted as sent, and never sent
+
+    await eventually(lambda: RESYNC_FRAME in there.frames)
+
+
+async def test_nothing_is_promised_while_the_bus_is_away(
+    nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any) -> Any:
+        raise redis.exceptions.ConnectionError("away")
+
+    monkeypatch.setattr("apps.presence.node.BUS_DEADLINE_S", 0.1)
+    monkeypatch.setattr(nodes[0].registry, "nodes_of", refuse)
+    here = await connect(nodes[0])
+
+    with pytest.raises(BusAway):
+        await nodes[0].deliver([user_of(here)], b"frame")
+    assert here.frames == [b"frame"]  # what can be told is told
+
+
+async def test_a_dead_nodes_users_are_taken_offline_by_another(nodes: tuple[Node, Node], store: redis.Redis) -> None:
+    ada = uuid4()
+    await nodes[0].registry.online.arrive("node.dead.boot", [str(ada)])
+    store.zadd("nodes", {"node.dead.boot": 1})  # its lease ended long ago
+
+    await eventually(lambda: not store.exists(f"online:{ada}"))
+    assert not store.zscore("nodes", "node.dead.boot")
+
+
+async def test_watchers_on_another_node_hear_of_coming_and_going(nodes: tuple[Node, Node]) -> None:
+    ada = await asyncio.to_thread(User.objects.create_user, "ada", "correct horse battery")
+    watcher = await connect(nodes[1])
+    await nodes[1].watch(watcher, frozenset({str(ada.id)}))
+
+    def statuses() -> list[str]:
+        events = [msgspec.json.decode(frame) for frame in watcher.frames]
+        return [event["status"] for event in events if event["type"] == "presence"]
+
+    socket = await connect(nodes[0], ada.id)
+    await eventually(lambda: statuses() == ["online"])
+    await nodes[0].remove(socket)
+    await eventually(lambda: statuses() == ["online", "offline"])
+    assert msgspec.json.decode(watcher.frames[-1])["last_seen_at"] is not None
+
+
+async def test_a_silent_socket_is_closed_with_4408(nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[int] = []
+
+    async def close(code: int) -> None:
+        closed.append(code)
+
+    silent, talking = await connect(nodes[0]), await connect(nodes[0])
+    silent.last_heard -= 61
+    monkeypatch.setattr(silent, "close", close)
+
+    await nodes[0]._close_silent()
+
+    assert closed == [4408]
+    assert talking in nodes[0].hub.sockets()
+
+
+async def test_live_nodes_say_how_many_they_hold(nodes: tuple[Node, Node]) -> None:
+    await connect(nodes[0])
+    await nodes[0]._renew_lease()
+
+    found = {info.name: info for info in await nodes[1].registry.nodes()}
+    assert found["node-1"].connections == found["node-1"].users == 1
+    assert found["node-2"].connections == 0
