@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from allauth.account.models import EmailAddress
 from allauth.usersessions.models import UserSession
 from django.conf import settings as django_settings
 from django.core import mail
@@ -157,14 +158,26 @@ def test_asking_for_a_link_does_not_tell_who_is_here(ada: User) -> None:
 def test_changing_the_address_asks_for_the_password_once_more(ada: User) -> None:
     browser = logged_in(ada)
     assert "Email address" in text_of(browser.get("/accounts/email/", follow=True))
-    session = browser.session
-    session["account_authentication_methods"] = []  # logging in was long ago
-    session.save()
     answer = browser.post("/accounts/email/", {"email": "eve@example.org", "action_add": ""})
     assert answer.url.startswith("/accounts/reauthenticate/")
     assert "Is it you?" in text_of(browser.get(answer.url))
     ada.refresh_from_db()
     assert ada.email == ""
+
+
+def test_an_address_counts_once_its_link_was_followed(ada: User) -> None:
+    browser = logged_in(ada)
+    asked = browser.post("/accounts/email/", {"email": "ada@example.org", "action_add": ""})
+    browser.post(asked.url, {"password": PASSWORD})
+    link = re.search(r"http://testserver(/\S+)", mail.outbox[-1].body)
+    assert link is not None
+    assert "ada@example.org" in text_of(browser.get(link[1]))
+    assert "waits until" in text_of(browser.get("/accounts/email/"))
+    browser.post(link[1])
+    ada.refresh_from_db()
+    assert ada.email == "ada@example.org"
+    assert EmailAddress.objects.get().verified
+    assert "no longer works" in text_of(Client().get("/accounts/confirm-email/nonsense/"))
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
