@@ -78,7 +78,7 @@ _REFERENCES = list(zip(_ANSWERS, _SCHEMAS, strict=True))
 def replies(answer: Any, *statuses: int) -> dict[Any, Any]:
     """The documented responses of an operation that answers with this type, with 200 or these statuses."""
     reference = next(schema for kind, schema in _REFERENCES if kind == answer)
-    return {status: reference for status in statuses or (200,)}
+    return dict.fromkeys(statuses or (200,), reference)
 
 
 def add_components(result: dict[str, Any], **_: Any) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""Errors of the REST API as RFC 9457 problems: type, title, status, detail, code, and a pointer for each field."""
+"""
+Errors of the REST API as RFC 9457 problems: type, title, status, detail, code, and a pointer for each field.
+
+`code` is that of errors.py, or DRF's own for what only HTTP knows (`not_authenticated`, `method_not_allowed`, ...).
+"""
 
 import logging
 from http import HTTPStatus
@@ -13,7 +17,7 @@ from redis.exceptions import RedisError
 from rest_framework import exceptions
 from rest_framework.response import Response
 
-from apps.conversations.errors import ChatError, Internal, Unavailable
+from apps.conversations.errors import BadFrame, ChatError, Internal, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +77,13 @@ class ProblemFormatter(ExceptionFormatter):
 
     def format_error_response(self, error_response: ErrorResponse) -> dict[str, Any]:
         first = error_response.errors[0]
-        invalid = isinstance(self.exc, exceptions.ValidationError)
+        malformed = isinstance(self.exc, exceptions.ValidationError | exceptions.ParseError)
         return {
             "type": "about:blank",
             "title": HTTPStatus(self.exc.status_code).phrase,
             "status": self.exc.status_code,
-            "detail": "The request is not valid." if invalid else first.detail,
-            "code": "invalid" if invalid else first.code,
+            "detail": first.detail if len(error_response.errors) == 1 else "Several fields are not valid.",
+            "code": BadFrame.code if malformed else first.code,
             "errors": [{"pointer": _pointer(error.attr), "detail": error.detail} for error in error_response.errors],
         }
 

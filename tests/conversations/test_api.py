@@ -176,7 +176,7 @@ async def test_signing_up_may_be_closed(anyone: Client, settings: Any) -> None:
 async def test_signing_up_says_which_field_is_wrong(
     ada: Client, anyone: Client, wrong: dict[str, Any], pointer: str
 ) -> None:
-    problem(await anyone.post("users", NEW | wrong), 400, "invalid", pointer)
+    problem(await anyone.post("users", NEW | wrong), 400, "bad_frame", pointer)
     assert await User.objects.acount() == 1
 
 
@@ -212,7 +212,7 @@ async def test_my_name_is_mine_to_change(ada: Client) -> None:
     changed = await ada.patch("users/me", {"display_name": "  Countess ", "username": "root", "is_staff": True})
     assert changed.json() == {"id": str(ada.person.id), "username": "ada", "display_name": "Countess"}
     for wrong in ("", "   ", "x" * 65, None, 5, "a\0b"):
-        problem(await ada.patch("users/me", {"display_name": wrong}), 400, "invalid", "/display_name")
+        problem(await ada.patch("users/me", {"display_name": wrong}), 400, "bad_frame", "/display_name")
 
 
 async def test_a_block_closes_the_direct_conversation_both_ways_until_it_ends(ada: Client, bob: Client) -> None:
@@ -259,7 +259,7 @@ async def test_a_direct_conversation_needs_one_other_person(ada: Client, bob: Cl
     problem(await ada.post("conversations", {"kind": "direct", "members": ["ada"]}), 403, "forbidden")
     problem(await ada.post("conversations", {"kind": "direct", "members": ["nobody"]}), 404, "not_found")
     both = {"kind": "direct", "members": ["bob", "ada"]}
-    problem(await ada.post("conversations", both), 400, "invalid", "/members")
+    problem(await ada.post("conversations", both), 400, "bad_frame", "/members")
 
 
 async def test_a_group_begins_with_its_owner_members_and_a_system_message(ada: Client, bob: Client) -> None:
@@ -291,7 +291,7 @@ async def test_a_group_begins_with_its_owner_members_and_a_system_message(ada: C
     ],
 )
 async def test_a_conversation_that_cannot_be_made_says_why(ada: Client, bob: Client, body: Any, pointer: str) -> None:
-    problem(await ada.post("conversations", body), 400, "invalid", pointer)
+    problem(await ada.post("conversations", body), 400, "bad_frame", pointer)
     assert (await ada.get("conversations")).json()["results"] == []
 
 
@@ -346,7 +346,7 @@ async def test_the_owner_and_admins_rename_a_group_and_members_do_not(ada: Clien
     renamed = await bob.patch(f"conversations/{conversation_id}", {"title": "Bob's"})
     assert (renamed.status_code, renamed.json()["title"]) == (200, "Bob's")
     problem(await ada.patch(f"conversations/{conversation_id}", {"title": "bell\x07"}), 400, "bad_frame", "/title")
-    problem(await ada.patch(f"conversations/{conversation_id}", {}), 400, "invalid", "/title")
+    problem(await ada.patch(f"conversations/{conversation_id}", {}), 400, "bad_frame", "/title")
 
 
 async def test_a_new_member_sees_what_is_said_from_then_on(ada: Client, bob: Client, eve: Client) -> None:
@@ -400,7 +400,7 @@ async def test_a_member_who_does_not_exist_is_not_found(ada: Client, bob: Client
     problem(await ada.post(members, {"username": "nobody"}), 404, "not_found")
     problem(await ada.delete(f"{members}/nobody"), 404, "not_found")
     problem(await ada.patch(f"{members}/nobody", {"role": "admin"}), 404, "not_found")
-    problem(await ada.patch(f"{members}/bob", {"role": "king"}), 400, "invalid", "/role")
+    problem(await ada.patch(f"{members}/bob", {"role": "king"}), 400, "bad_frame", "/role")
     problem(await ada.delete(f"{members}/%00"), 404, "not_found")
 
 
@@ -445,7 +445,9 @@ async def test_the_idempotency_key_may_carry_the_client_msg_id(ada: Client, bob:
     key = str(uuid4())
     said = await ada.post(path, {"content": "hello"}, **{"Idempotency-Key": quoted.format(key)})
     assert (said.status_code, said.json()["client_msg_id"]) == (201, key)
-    problem(await ada.post(path, {"content": "x"}, **{"Idempotency-Key": "rubbish"}), 400, "invalid", "/client_msg_id")
+    problem(
+        await ada.post(path, {"content": "x"}, **{"Idempotency-Key": "rubbish"}), 400, "bad_frame", "/client_msg_id"
+    )
 
 
 async def test_pages_go_both_ways_from_a_number(ada: Client, bob: Client) -> None:
@@ -498,38 +500,38 @@ async def test_pages_go_both_ways_from_a_number(ada: Client, bob: Client) -> Non
 async def test_a_page_that_cannot_be_asked_for_says_why(
     ada: Client, bob: Client, query: dict[str, str], pointer: str
 ) -> None:
-    problem(await ada.get(f"conversations/{await direct(ada, bob)}/messages", **query), 400, "invalid", pointer)
+    problem(await ada.get(f"conversations/{await direct(ada, bob)}/messages", **query), 400, "bad_frame", pointer)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "code", "pointer"),
+    ("wrong", "pointer"),
     [
-        ({"content": ""}, "bad_frame", "/content"),
-        ({"content": " \n\t "}, "bad_frame", "/content"),
-        ({"content": "x" * (MAX_CONTENT_CHARS + 1)}, "bad_frame", "/content"),
-        ({"content": "a\0b"}, "invalid", "/content"),
-        ({"content": None}, "invalid", "/content"),
-        ({"content": 5}, "invalid", "/content"),
-        ({"content": ["x"]}, "invalid", "/content"),
-        ({"client_msg_id": None}, "invalid", "/client_msg_id"),
-        ({"client_msg_id": 5}, "invalid", "/client_msg_id"),
-        ({"client_msg_id": True}, "invalid", "/client_msg_id"),
-        ({"client_msg_id": "5"}, "invalid", "/client_msg_id"),
-        ({"client_msg_id": {"$ne": 1}}, "invalid", "/client_msg_id"),
+        ({"content": ""}, "/content"),
+        ({"content": " \n\t "}, "/content"),
+        ({"content": "x" * (MAX_CONTENT_CHARS + 1)}, "/content"),
+        ({"content": "a\0b"}, "/content"),
+        ({"content": None}, "/content"),
+        ({"content": 5}, "/content"),
+        ({"content": ["x"]}, "/content"),
+        ({"client_msg_id": None}, "/client_msg_id"),
+        ({"client_msg_id": 5}, "/client_msg_id"),
+        ({"client_msg_id": True}, "/client_msg_id"),
+        ({"client_msg_id": "5"}, "/client_msg_id"),
+        ({"client_msg_id": {"$ne": 1}}, "/client_msg_id"),
     ],
 )
 async def test_a_message_that_cannot_be_stored_says_why(
-    ada: Client, bob: Client, wrong: dict[str, Any], code: str, pointer: str
+    ada: Client, bob: Client, wrong: dict[str, Any], pointer: str
 ) -> None:
     conversation_id = await direct(ada, bob)
     body = {"content": "hello", "client_msg_id": str(uuid4())} | wrong
-    problem(await ada.post(f"conversations/{conversation_id}/messages", body), 400, code, pointer)
+    problem(await ada.post(f"conversations/{conversation_id}/messages", body), 400, "bad_frame", pointer)
     assert await contents(ada, conversation_id) == []
 
 
 async def test_a_message_without_a_client_msg_id_is_refused(ada: Client, bob: Client) -> None:
     path = f"conversations/{await direct(ada, bob)}/messages"
-    problem(await ada.post(path, {"content": "hello"}), 400, "invalid", "/client_msg_id")
+    problem(await ada.post(path, {"content": "hello"}), 400, "bad_frame", "/client_msg_id")
 
 
 async def test_the_longest_message_fits_even_when_every_character_is_escaped(ada: Client, bob: Client) -> None:
@@ -605,7 +607,7 @@ async def test_what_is_read_moves_forward_and_never_back_nor_past_the_end(ada: C
 @pytest.mark.parametrize("seq", [-1, 2**63, "1", 1.5, None, True, [1]])
 async def test_a_number_that_is_none_cannot_be_read_up_to(ada: Client, bob: Client, seq: Any) -> None:
     path = f"conversations/{await direct(ada, bob)}/read"
-    problem(await ada.put(path, {"seq": seq}), 400, "invalid", "/seq")
+    problem(await ada.put(path, {"seq": seq}), 400, "bad_frame", "/seq")
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
@@ -625,7 +627,7 @@ async def test_a_number_that_is_none_cannot_be_read_up_to(ada: Client, bob: Clie
     ],
 )
 async def test_a_body_that_is_not_json_is_refused(ada: Client, body: bytes) -> None:
-    problem(await ada.post("conversations", body), 400, "parse_error", "")
+    problem(await ada.post("conversations", body), 400, "bad_frame", "")
 
 
 async def test_a_huge_body_is_refused(ada: Client) -> None:
@@ -641,15 +643,13 @@ async def test_a_body_of_another_kind_is_refused(ada: Client) -> None:
 @pytest.mark.parametrize("number", [b"1" * 5_000, b"1e400", b"-1e400", b"1" + b"0" * 400, b"0.1"])
 async def test_a_number_beyond_all_bounds_is_refused(ada: Client, bob: Client, number: bytes) -> None:
     path = f"conversations/{await direct(ada, bob)}/read"
-    refused = await ada.put(path, b'{"seq": %s}' % number)
-    assert refused.status_code == 400
-    problem(refused, 400, refused.json()["code"])
+    problem(await ada.put(path, b'{"seq": %s}' % number), 400, "bad_frame")
 
 
 async def test_whatever_a_client_says_it_accepts_it_gets_json(ada: Client) -> None:
     ada.headers |= {"Accept": "text/html"}
     assert (await ada.get("users/me"))["Content-Type"] == "application/json"
-    problem(await ada.get("users/me", page=2), 400, "invalid", "/page")
+    problem(await ada.get("users/me", page=2), 400, "bad_frame", "/page")
 
 
 @pytest.mark.parametrize(("method", "path"), [("PUT", "users/me"), ("GET", "auth/token"), ("OPTIONS", "users")])
@@ -668,9 +668,7 @@ async def test_an_address_with_nothing_behind_it_says_so(chat: None, path: str) 
 
 @pytest.mark.parametrize("cursor", ["x", "a|b", "%%%", "é", "fHx8", "MjAyNi0wMS0wMXxub3BlCg==", "A" * 301, "\0"])
 async def test_a_cursor_that_is_not_ours_is_refused(ada: Client, cursor: str) -> None:
-    refused = await ada.get("conversations", cursor=cursor)
-    assert refused.status_code == 400
-    problem(refused, 400, refused.json()["code"], "/cursor")
+    problem(await ada.get("conversations", cursor=cursor), 400, "bad_frame", "/cursor")
 
 
 @pytest.mark.parametrize(
@@ -685,7 +683,7 @@ async def test_a_cursor_that_is_not_ours_is_refused(ada: Client, cursor: str) ->
     ],
 )
 async def test_a_search_that_cannot_be_made_says_why(ada: Client, query: dict[str, str], pointer: str) -> None:
-    problem(await ada.get("users", **query), 400, "invalid", pointer)
+    problem(await ada.get("users", **query), 400, "bad_frame", pointer)
 
 
 @pytest.mark.parametrize(
@@ -699,7 +697,7 @@ async def test_a_search_that_cannot_be_made_says_why(ada: Client, query: dict[st
     ],
 )
 async def test_presence_of_nobody_real_says_why(ada: Client, user_ids: str, pointer: str) -> None:
-    problem(await ada.get("presence", user_ids=user_ids), 400, "invalid", pointer)
+    problem(await ada.get("presence", user_ids=user_ids), 400, "bad_frame", pointer)
 
 
 async def test_a_bug_is_a_problem_with_the_id_under_which_it_is_logged(
