@@ -22,14 +22,21 @@ app.conf.update(
     broker_connection_timeout=2,
     broker_connection_retry_on_startup=True,
     # On RabbitMQ a publish without confirmation may vanish; on Redis a task unacknowledged for so long runs again.
-    broker_transport_options={"confirm_publish": True} if _on_rabbitmq else {"visibility_timeout": 3600, "socket_timeout": 5},
+    broker_transport_options={"confirm_publish": True}
+    if _on_rabbitmq
+    else {"visibility_timeout": 3600, "socket_timeout": 5},
     task_queues=[
         Queue(
             "push",
             _exchange,
             routing_key="push",
             queue_arguments=_quorum
-            and {**_quorum, "x-delivery-limit": 10, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "push.dead"},
+            and {
+                **_quorum,
+                "x-delivery-limit": 10,
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": "push.dead",
+            },
         ),
     ],
     task_default_queue="push",

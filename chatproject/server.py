@@ -106,13 +106,19 @@ class ChatServer(Server):
         await asyncio.sleep(0)  # the sockets' writers send it before the close frame
         await self._close_all()
         await lifecycle.stop()
-        leftovers = [details["application_instance"] for details in self.connections.values() if "application_instance" in details]
+        leftovers = [
+            details["application_instance"]
+            for details in self.connections.values()
+            if "application_instance" in details
+        ]
         for instance in leftovers:
             instance.cancel()
         await asyncio.gather(*leftovers, return_exceptions=True)
 
     async def _close_all(self) -> None:
-        sockets = [connection for connection in self.connections if isinstance(connection, ChatSocket) and connection.may_send]
+        sockets = [
+            connection for connection in self.connections if isinstance(connection, ChatSocket) and connection.may_send
+        ]
         random.shuffle(sockets)
         for start in range(0, len(sockets), DRAIN_BATCH):
             for socket in sockets[start : start + DRAIN_BATCH]:

@@ -246,7 +246,9 @@ class ChatConsumer(AsyncWebsocketConsumer):
         draft = Draft(conversation_id, sender.id, command.client_msg_id, command.content, after_seq=after_seq)
         message = await services.send_message(draft)
         metrics.acked.inc()
-        self.push(encode(Ack(command.ref, message.client_msg_id, conversation_id, message.seq, rfc3339(message.sent_at))))
+        self.push(
+            encode(Ack(command.ref, message.client_msg_id, conversation_id, message.seq, rfc3339(message.sent_at)))
+        )
 
     def _refuse_command(self, error: ChatError, command: Command) -> None:
         metrics.nacked.labels(error.code).inc()

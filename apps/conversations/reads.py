@@ -35,7 +35,12 @@ CONCURRENT_READS = 8
 
 # --- messages --------------------------------------------------------------------------------------------------------
 async def messages_page(
-    actor: Person, conversation_id: UUID, *, before_seq: int | None = None, after_seq: int | None = None, limit: int = 50
+    actor: Person,
+    conversation_id: UUID,
+    *,
+    before_seq: int | None = None,
+    after_seq: int | None = None,
+    limit: int = 50,
 ) -> tuple[list[MessageOut], bool]:
     """Oldest first, and whether there are more in the direction asked. Raises NotFound, NotAMember, Unavailable."""
     start = (await memberships.of(conversation_id, actor.id)).get(actor.id).start_seq
@@ -44,7 +49,9 @@ async def messages_page(
         found = await store.after(conversation_id, max(after_seq, start - 1), limit + 1)
         page, has_more = found[:limit], len(found) > limit
     else:
-        found = [message for message in await store.before(conversation_id, before_seq, limit + 1) if message.seq >= start]
+        found = [
+            message for message in await store.before(conversation_id, before_seq, limit + 1) if message.seq >= start
+        ]
         page, has_more = found[-limit:], len(found) > limit
     return await _outs(page), has_more
 
@@ -76,7 +83,9 @@ async def sync(actor: Person, cursors: Mapping[UUID, int]) -> list[SyncedConvers
     outs = iter(await _outs([message for page in pages.values() for message in page]))
     messages = {conversation_id: [next(outs) for _ in page] for conversation_id, page in pages.items()}
     return [
-        _synced(conversation_id, newest.get(conversation_id), messages.get(conversation_id, []), conversation_id in behind)
+        _synced(
+            conversation_id, newest.get(conversation_id), messages.get(conversation_id, []), conversation_id in behind
+        )
         if conversation_id in starts
         else SyncedConversation(conversation_id, error="not_a_member")
         for conversation_id in cursors

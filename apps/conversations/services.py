@@ -140,9 +140,7 @@ def _join(actor: Person, conversation_id: UUID, username: str, role: str, head: 
     _check_not_blocked(actor, user)
     start = {"start_seq": head + 1, "last_read_seq": head, "role": role}
     with transaction.atomic():
-        row, created = Membership.objects.get_or_create(
-            conversation_id=conversation_id, user=user, defaults=start
-        )
+        row, created = Membership.objects.get_or_create(conversation_id=conversation_id, user=user, defaults=start)
         if not created:
             back = {**start, "left_at": None, "joined_at": timezone.now()}
             if not Membership.objects.filter(id=row.id, left_at__isnull=False).update(**back):

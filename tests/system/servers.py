@@ -78,7 +78,9 @@ class Node:
 class Installation:
     """Several nodes on one set of stores, which the caller has running."""
 
-    def __init__(self, data: Path, stores: dict[str, str], *, nodes: int, server: str = "daphne", **settings: str) -> None:
+    def __init__(
+        self, data: Path, stores: dict[str, str], *, nodes: int, server: str = "daphne", **settings: str
+    ) -> None:
         self.environment = {
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "chatproject.settings.base",
