@@ -11,7 +11,7 @@ from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.conf import settings
 from django.contrib.auth.password_validation import validate_password
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from redis.exceptions import RedisError
 
 from apps.accounts.identity import digest_of
@@ -29,7 +29,12 @@ def sign_up(username: str, password: str, display_name: str) -> User:
     user.full_clean(exclude=["password"])
     validate_password(password, user)
     user.set_password(password)
-    user.save()
+    try:
+        with transaction.atomic():
+            user.save()
+    except IntegrityError:
+        user.validate_unique()  # somebody took the name since it was checked
+        raise
     return user
 
 

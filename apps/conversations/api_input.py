@@ -14,6 +14,8 @@ from rest_framework.exceptions import APIException, ParseError, ValidationError
 from rest_framework.parsers import BaseParser
 from rest_framework.serializers import Serializer
 
+from apps.accounts.models import display_name_validator
+
 MAX_BODY_BYTES = 256 * 1024  # 8,000 characters may be 96,000 bytes of escapes
 MAX_SEQ = 2**63 - 1
 MAX_PRESENCE_IDS = 500
@@ -129,7 +131,7 @@ class SignUp(Credentials):
 
 
 class Profile(Serializer[Any]):
-    display_name = Text(max_length=64)
+    display_name = Text(max_length=64, validators=[display_name_validator])
 
 
 class Username(Serializer[Any]):

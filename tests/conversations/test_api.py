@@ -156,6 +156,21 @@ async def test_signing_up_may_be_closed(anyone: Client, settings: Any) -> None:
     problem(await anyone.post("users", NEW), 403, "registration_closed")
 
 
+async def test_of_two_who_take_a_name_at_once_one_is_told_that_it_is_taken(
+    ada: Client, anyone: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = User.full_clean
+
+    def overtaken(user: User, **given: Any) -> None:
+        check(user, **given)
+        monkeypatch.undo()
+        sign_up(user.username)
+
+    monkeypatch.setattr(User, "full_clean", overtaken)
+    refused = problem(await anyone.post("users", NEW), 400, "bad_frame", "/username")
+    assert refused["detail"] == "This username is taken."
+
+
 @pytest.mark.parametrize(
     ("wrong", "pointer"),
     [
@@ -211,7 +226,7 @@ async def test_oneself_the_deactivated_and_those_who_blocked_me_are_not_found(
 async def test_my_name_is_mine_to_change(ada: Client) -> None:
     changed = await ada.patch("users/me", {"display_name": "  Countess ", "username": "root", "is_staff": True})
     assert changed.json() == {"id": str(ada.person.id), "username": "ada", "display_name": "Countess"}
-    for wrong in ("", "   ", "x" * 65, None, 5, "a\0b"):
+    for wrong in ("", "   ", "x" * 65, None, 5, "a\0b", "two\nlines", "\u202eturned around"):
         problem(await ada.patch("users/me", {"display_name": wrong}), 400, "bad_frame", "/display_name")
 
 
