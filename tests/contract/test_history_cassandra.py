@@ -20,7 +20,7 @@ pytestmark = pytest.mark.services
 
 
 class Wire:
-    """Stands between a store and its session: sees each statement before it goes out and each answer before it is given."""
+    """Between a store and its session: sees each statement before it goes out, each answer before it is given."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -155,9 +155,8 @@ async def test_the_last_fifty_are_one_slice_of_one_or_two_partitions(
     steps = [step for trace in traces for step in await _steps(wire, trace)]
     await store.close()
     assert len(traces) == slices
-    assert [step for step in steps if step.startswith("Executing")] == [
-        "Executing single-partition query on message_log"
-    ] * slices
+    slice_read = "Executing single-partition query on message_log"
+    assert [step for step in steps if step.startswith("Executing") and "role" not in step] == [slice_read] * slices
 
 
 async def _steps(wire: Wire, trace: str) -> list[str]:

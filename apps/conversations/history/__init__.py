@@ -1,4 +1,4 @@
-"""The history, on the store that the settings name. One per event loop: connections belong to the loop that made them."""
+"""The history on the store that the settings name, one per event loop: connections belong to their loop."""
 
 import asyncio
 

@@ -7,15 +7,15 @@ A partition is a bucket of one conversation: bucket = (seq - 1) // bucket_size. 
   lane 0     the messages by number
   lane 1     message_id -> the number it got first; one row per message, never removed: what makes repeating safe
 
-The batch says: set last_seq IF it is still what we think, add the messages, add the lane 1 rows IF NOT EXISTS. All of it
-happens or nothing, and in the second case Cassandra tells why:
+The batch says: set last_seq IF it is still what we think, add the messages, add the lane 1 rows IF NOT EXISTS. All of
+it happens or nothing, and in the second case Cassandra tells why:
 
   a lane 1 row     a repeat; the row says which number the message has
   only last_seq    others were faster; again, from that number
   no answer        unknown; again. If it did happen, the lane 1 rows say so
 
-What a process remembers of a head is only a hint: a wrong one costs one such refusal. Bucket k + 1 is opened only by who
-has seen last_seq at the end of k, so a full bucket is final, and a message sought in older buckets is there or nowhere.
+What a process remembers of a head is a hint: a wrong one costs one such refusal. Bucket k + 1 is opened only on the
+sight of last_seq at the end of k. So a full bucket is final, and a message sought in older buckets is there or nowhere.
 """
 
 import asyncio
@@ -336,14 +336,15 @@ class CassandraHistory:
 
     async def _run(self, cql: str, *values: Any) -> Any:
         """The rows. Asks again after what may pass, until the caller's time is up (`_in_time`)."""
-        for pause_s in _pauses(longest_s=0.64):
+        pauses = _pauses(longest_s=0.64)
+        while True:
             try:
                 prepared = self._prepared.get(cql) or await self._prepare(cql)
                 return await self._session.execute(prepared.bind(values))
             except _PASSING as error:
                 self._last_error = error
                 logger.warning("Cassandra did not decide: %s", error)
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(next(pauses))
 
     async def _prepare(self, cql: str) -> Any:
         if self._session is None:

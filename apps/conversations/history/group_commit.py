@@ -57,7 +57,8 @@ class History:
 
     async def _commit(self, group: list[tuple[Draft, "asyncio.Future[Message]"]]) -> None:
         # Two tries of the same message in one group are one message.
-        drafts = {draft.message_id: draft for draft, _ in group}
+        ids = [draft.message_id for draft, _ in group]
+        drafts = {message_id: draft for message_id, (draft, _) in zip(ids, group, strict=True)}
         try:
             messages = dict(zip(drafts, await self._store.append(list(drafts.values())), strict=True))
         except Exception as error:  # noqa: BLE001 whatever it is, each of the waiting callers has to hear of it
@@ -65,6 +66,6 @@ class History:
                 if not stored.done():
                     stored.set_exception(error)
             return
-        for draft, stored in group:
+        for message_id, (_, stored) in zip(ids, group, strict=True):
             if not stored.done():
-                stored.set_result(messages[draft.message_id])
+                stored.set_result(messages[message_id])
