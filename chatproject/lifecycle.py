@@ -3,6 +3,9 @@
 import gc
 import logging
 
+from django.conf import settings
+from prometheus_client import start_http_server
+
 from apps.conversations import delivery, history
 from apps.conversations.errors import Unavailable
 from apps.presence import node
@@ -14,7 +17,9 @@ async def start() -> None:
     try:
         await history.log()
     except Unavailable as error:
-        logger.error("the history store does not answer yet: %s", error)  # the next use tries again
+        logger.warning("the history store does not answer yet: %s", error)  # the next use tries again
+    if settings.METRICS_PORT:
+        start_http_server(settings.METRICS_PORT, addr="127.0.0.1")
     this = node.current()
     delivery.attach(this)
     await this.start()

@@ -1,8 +1,9 @@
 """
 Daphne with what a chat needs of it: `python -m chatproject.server --port 8000`.
 
-Stock Daphne never waits for a client that does not read, and ends without a word: no close frame, no `disconnect`. Here
-a connection that is too far behind is cut, and before the end each client is told when to come back, and closed with 1012.
+Stock Daphne never waits for a client that does not read, and ends without a word: no close frame, no `disconnect`.
+Here a connection that is too far behind is cut, and before the end each client is told when to come back, and closed
+with 1012.
 """
 
 import asyncio

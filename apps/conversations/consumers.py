@@ -1,9 +1,9 @@
 """
 One WebSocket: frames in, frames out (docs/protocol.md, section 1).
 
-Three things are kept apart so that none holds up another. Deliveries come from the hub straight into `push`, which never
-waits; a heartbeat is answered as it comes in; what needs a store runs in the socket's own worker, in order, with a
-bounded number waiting.
+Three things are kept apart so that none holds up another. Deliveries come from the hub straight into `push`, which
+never waits; a heartbeat is answered as it comes in; what needs a store runs in the socket's own worker, in order, with
+a bounded number waiting.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from django.conf import settings
 from django.db import DatabaseError
 from django.utils import timezone
 from msgspec import UNSET
+from structlog.contextvars import bind_contextvars
 
 from apps.accounts.aio import in_db
 from apps.accounts.identity import Identity, identify
@@ -99,18 +100,26 @@ class ChatConsumer(AsyncWebsocketConsumer):
             identity = await in_db(identify, self.scope)
         except DatabaseError as error:
             logger.warning("nobody can be identified, as the database is away: %s", error)
-            return await self._turn_away(1013)
+            await self._turn_away(1013)
+            return
         if identity is None:
-            return await self.base_send({"type": "websocket.close"})  # before the upgrade: HTTP 403
-        if self._node.draining:
-            return await self._turn_away(1012)
-        if len(self._node.hub.sockets_of(identity.person.id)) >= settings.CHAT_SOCKETS_PER_USER:
-            return await self._turn_away(4409)
+            await self.base_send({"type": "websocket.close"})  # before the upgrade: HTTP 403
+        elif self._node.draining:
+            await self._turn_away(1012)
+        elif len(self._node.hub.sockets_of(identity.person.id)) >= settings.CHAT_SOCKETS_PER_USER:
+            await self._turn_away(4409)
+        else:
+            await self._enter(identity)
+
+    async def _enter(self, identity: Identity) -> None:
+        # In every line that this connection, or a task of it, logs from here on.
+        bind_contextvars(connection=uuid4().hex[:12], session_id=identity.session_id, user_id=str(identity.person.id))
         self.identity = identity
         self.last_heard = time.monotonic()
         await self.accept()
         self._state = State.OPEN
         metrics.connects.inc()
+        logger.info("connected")
         await self._node.add(self)
         # Only now: whoever syncs on `hello` has every later message delivered, and every earlier one in the answer.
         self._frames.appendleft(encode(self._hello()))
@@ -134,6 +143,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
         if self._state is not State.NEW:
             self._state = State.NEW
             await self._node.remove(self)
+            logger.info("disconnected")
 
     def _hello(self) -> Hello:
         return Hello(
@@ -179,7 +189,8 @@ class ChatConsumer(AsyncWebsocketConsumer):
             return
         self.last_heard = time.monotonic()
         if self._floods():
-            return await self.close(4429)
+            await self.close(4429)
+            return
         try:
             if text is None:
                 raise BadFrame("Frames are text, not binary.")
@@ -222,7 +233,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
                 self._refuse_command(error, command)
             except Exception:  # the outermost place of a socket: a bug is answered, and the socket lives on
                 bug = uuid4().hex[:12]
-                logger.exception("a command failed", extra={"bug": bug, "session_id": self.identity.session_id})
+                logger.exception("a command failed", extra={"bug": bug})
                 self._refuse_command(Internal(f"Something went wrong here (id {bug})."), command)
 
     async def _carry_out(self, command: Command) -> None:
@@ -253,4 +264,5 @@ class ChatConsumer(AsyncWebsocketConsumer):
     def _refuse_command(self, error: ChatError, command: Command) -> None:
         metrics.nacked.labels(error.code).inc()
         client_msg_id = str(command.client_msg_id) if isinstance(command, Send) else UNSET
+        logger.info("refused", extra={"code": error.code, "client_msg_id": client_msg_id or None})
         self.push(encode(nack(error, ref=getattr(command, "ref", UNSET), client_msg_id=client_msg_id)))

@@ -12,7 +12,8 @@ Everything that can go wrong for a caller, as one tree.
       Unavailable    a store did not decide in time: nothing is lost, the same request may be sent again
       Internal       a bug of ours; `detail` carries the id under which it is logged
 
-`code` and `retry` go over the wire as they stand here (docs/protocol.md), `status` is the HTTP status of the same error.
+`code` and `retry` go over the wire as they stand here (docs/protocol.md); `status` is the HTTP status of the same
+error.
 """
 
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""What a person may see: conversations, pages of messages, what they missed, who is here. Nothing here changes anything."""
+"""What a person may see: conversations, pages of messages, what they missed, who is here. Nothing here is changed."""
 
 import asyncio
 import base64
@@ -66,7 +66,6 @@ async def sync(actor: Person, cursors: Mapping[UUID, int]) -> list[SyncedConvers
         for conversation_id, start in starts.items()
         if conversation_id in newest and newest[conversation_id].seq > max(cursors[conversation_id], start - 1)
     }
-    fit = dict(list(behind.items())[: SYNC_TOTAL // SYNC_PER_CONVERSATION * 10])
     gate = asyncio.Semaphore(CONCURRENT_READS)
     budget = SYNC_TOTAL
 
@@ -79,7 +78,7 @@ async def sync(actor: Person, cursors: Mapping[UUID, int]) -> list[SyncedConvers
             budget -= len(found)
             return found
 
-    pages = dict(zip(fit, await asyncio.gather(*(missed(*item) for item in fit.items())), strict=True))
+    pages = dict(zip(behind, await asyncio.gather(*(missed(*item) for item in behind.items())), strict=True))
     outs = iter(await _outs([message for page in pages.values() for message in page]))
     messages = {conversation_id: [next(outs) for _ in page] for conversation_id, page in pages.items()}
     return [

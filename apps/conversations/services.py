@@ -1,5 +1,5 @@
 """
-Everything that changes what is said or who hears it. Consumers, REST, pages and the admin call these; only these deliver.
+Everything that changes what is said or who hears it. Consumers, REST and pages call these; only these deliver.
 
 Each raises errors from errors.py and nothing else for what a caller can do wrong.
 """

@@ -17,7 +17,7 @@ from apps.push.tasks import send_push
 
 @shared_task
 def notify_absent(notices: list[dict[str, Any]]) -> None:
-    """For each notice (delivery.py makes them): a push to every device of every member who is absent and has not read it."""
+    """For each notice, as delivery.py makes them: a push to every device of each absent member who has not read it."""
     for notice in notices:
         for device in _devices(notice):
             send_push.delay(str(device.id), notice)

@@ -42,7 +42,7 @@ class ChannelLayer(RedisPubSubChannelLayer):
         return self.pipe().enqueue("PUBLISH", channel, self.serialize(message))
 
     async def subscribe(self, channel: str, group: str) -> None:
-        """Let `receive(channel)` have what is sent to the channel and to the group. Raises RedisError; may be repeated."""
+        """Let `receive(channel)` have what is sent to channel and group. Raises RedisError; may be repeated."""
         layer = self._get_layer()
         layer.channels.setdefault(channel, asyncio.Queue())
         await layer._get_shard(channel).subscribe(channel)

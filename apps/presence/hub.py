@@ -6,11 +6,13 @@ memory on one event loop.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Set
+from collections.abc import Collection, Iterator
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 from uuid import UUID
 
 from apps.accounts.identity import Identity
+from apps.presence import metrics
 
 
 class Socket(Protocol):
@@ -46,13 +48,15 @@ class Hub:
 
     def send(self, user_ids: Collection[UUID], frame: bytes) -> set[UUID]:
         """Push a frame to every socket of these users; returns the users who have one."""
-        reached = set()
+        reached, handed = set(), 0
         here = self._sockets
         for user_id in user_ids:
             if user_id in here:
                 reached.add(user_id)
                 for socket in here[user_id]:
                     socket.push(frame)
+                handed += len(here[user_id])
+        metrics.deliveries.inc(handed)
         return reached
 
     def watch(self, socket: Socket, users: frozenset[str]) -> tuple[set[str], set[str]]:
@@ -81,7 +85,7 @@ class Hub:
     def sockets_of(self, user_id: UUID) -> set[Socket]:
         return self._sockets.get(user_id, set())
 
-    def user_ids(self) -> Set[UUID]:
+    def user_ids(self) -> AbstractSet[UUID]:
         return self._sockets.keys()
 
     def users(self) -> list[str]:

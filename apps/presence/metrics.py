@@ -5,7 +5,7 @@ from prometheus_client import Counter, Gauge, Histogram
 connections = Gauge("chat_connections", "Open WebSockets of this node")
 connects = Counter("chat_connects_total", "WebSockets accepted")
 frames_in = Counter("chat_frames_received_total", "Frames from clients", ["type"])
-deliveries = Counter("chat_messages_delivered_total", "Message frames handed to sockets of this node")
+deliveries = Counter("chat_frames_delivered_total", "Messages and other events handed to sockets of this node")
 stored = Counter("chat_messages_stored_total", "Messages numbered and stored through this node")
 acked = Counter("chat_messages_acked_total", "Acks sent by this node")
 nacked = Counter("chat_messages_nacked_total", "Refusals sent by this node", ["code"])

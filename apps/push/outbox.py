@@ -104,7 +104,7 @@ def publish(task: str, notices: list[Notice]) -> None:
 
 
 def redrive() -> int:
-    """Publish what the outbox holds, oldest first, until it is empty or the broker fails; returns how many rows went."""
+    """Publish what the outbox holds, oldest first, until it is empty or the broker fails; returns how many went."""
     gone = 0
     for row in OutboxTask.objects.order_by("id").iterator(chunk_size=100):
         publish(row.task, row.notices)

@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+from chatproject import logs
+
 BASE_DIR = Path(__file__).resolve().parent.parent.parent
 
 env = environ.Env()
@@ -104,6 +106,10 @@ if CASSANDRA_URL:  # for `manage.py sync_cassandra` alone: the chat itself speak
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CHANNEL_LAYERS = {"default": {"BACKEND": "apps.presence.bus.ChannelLayer", "CONFIG": {"url": REDIS_URL}}}
+
+METRICS_PORT = whole("METRICS_PORT", 0, 0, 65535)  # this node's own port for Prometheus, on 127.0.0.1; 0: none
+
+LOGGING = logs.LOGGING
 
 # --- applications ----------------------------------------------------------------------------------------------------
 INSTALLED_APPS = [

@@ -9,9 +9,10 @@ import json
 import random
 import time
 from collections import deque
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -62,9 +63,10 @@ class ChatClient:
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._synced = False
+        self._tasks: set[asyncio.Future[None]] = set()
 
     # --- life --------------------------------------------------------------------------------------------------------
-    async def __aenter__(self) -> "ChatClient":
+    async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._stay_connected())
         return self
 
@@ -176,7 +178,7 @@ class ChatClient:
     def _close_gap(self, conversation: str, cursor: int) -> None:
         view = self.views[conversation]
         if view.held and view.cursor == cursor:
-            asyncio.ensure_future(self._send({"type": "sync", "cursors": {conversation: cursor}}))
+            self._spawn(self._send({"type": "sync", "cursors": {conversation: cursor}}))
 
     async def _take_ack(self, frame: dict[str, Any]) -> None:
         conversation = frame["conversation_id"]
@@ -208,7 +210,12 @@ class ChatClient:
                 await self._flush(conversation)
 
     def _spawn_flush(self, conversation: str) -> None:
-        asyncio.ensure_future(self._flush(conversation))
+        self._spawn(self._flush(conversation))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _flush(self, conversation: str) -> None:
         """Send the oldest of what waits in a conversation: one in flight at a time."""

@@ -1,4 +1,4 @@
-"""What a start needs, in one process: schema, static files, and demo users where nobody is yet. Prints the users as JSON."""
+"""What a start needs, in one process: schema, static files, and demo users where nobody is yet; these as JSON."""
 
 import json
 from typing import Any
