@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from asgiref.sync import sync_to_async
+from channels.testing import WebsocketCommunicator
 from django.db import OperationalError
 from django.test import AsyncClient
 from redis.exceptions import RedisError
@@ -14,6 +15,7 @@ from apps.accounts.models import ApiToken, User
 from apps.conversations.errors import Unavailable
 from apps.conversations.history import log
 from apps.conversations.messages import MAX_CONTENT_CHARS
+from chatproject.asgi import application
 from tests.embedded import PASSWORD, Client, sign_up
 
 
@@ -442,6 +444,20 @@ async def test_a_message_gets_the_next_number_and_both_read_it(ada: Client, bob:
     for client in (ada, bob):
         page = (await client.get(f"conversations/{conversation_id}/messages")).json()
         assert page == {"results": [out], "has_more": False}
+
+
+async def test_what_rest_says_reaches_the_sockets_of_both(ada: Client, bob: Client) -> None:
+    conversation_id = await direct(ada, bob)
+    sockets = []
+    for client in (ada, bob):
+        headers = [(b"authorization", client.headers["Authorization"].encode())]
+        sockets.append(WebsocketCommunicator(application, "/ws/v1/", headers=headers))
+        assert (await sockets[-1].connect())[0]
+        assert (await sockets[-1].receive_json_from())["type"] == "hello"
+    said = (await say(ada, conversation_id, "hello")).json()
+    for socket in sockets:
+        assert await socket.receive_json_from() == {"type": "message.created", "message": said}
+        await socket.disconnect()
 
 
 async def test_a_repeat_gets_the_first_result_whatever_it_says(ada: Client, bob: Client) -> None:
