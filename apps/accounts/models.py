@@ -35,6 +35,12 @@ class UserManager(BaseUserManager["User"]):
     def create_superuser(self, username: str, password: str | None = None, **fields: Any) -> "User":
         return self.create_user(username, password, is_staff=True, is_superuser=True, **fields)
 
+    def found_by(self, text: str, searcher_id: uuid.UUID) -> "models.QuerySet[User]":
+        """Whom this person may find by the beginning of a username or name: not those who have blocked them."""
+        found = self.filter(is_active=True).exclude(id=searcher_id).exclude(blocks__blocked_id=searcher_id)
+        matches = models.Q(username__startswith=text.lower()) | models.Q(display_name__istartswith=text)
+        return found.filter(matches).order_by("username")
+
 
 class User(AbstractBaseUser, PermissionsMixin):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)

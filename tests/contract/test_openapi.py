@@ -100,6 +100,13 @@ def test_every_answer_is_as_the_document_says(case: Any, server: str, ada: Clien
     case.call_and_validate(base_url=server, headers=ada.headers, checks=CHECKS)
 
 
+def test_a_body_may_come_in_chunks(server: str, ada: Client) -> None:
+    chunks = iter([b'{"display_name": ', b'"Countess"}'])
+    headers = ada.headers | {"Content-Type": "application/json"}
+    changed = httpx.patch(f"{server}/api/v1/users/me", content=chunks, headers=headers)
+    assert (changed.status_code, changed.json()["display_name"]) == (200, "Countess")
+
+
 def test_the_document_is_valid_and_made_without_a_warning(tmp_path: Path) -> None:
     call_command("spectacular", file=str(tmp_path / "schema.yml"), validate=True, fail_on_warn=True)
 
