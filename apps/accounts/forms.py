@@ -20,6 +20,8 @@ class SignupForm(AllauthSignupForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["username"].help_text = "3 to 32 characters: a to z, digits, and . _ - after the first."
+        self.fields["password1"].help_text = "At least 8 characters, and not one that is easily guessed."
+        self.fields["email"].label = "Email"
         self.fields["email"].help_text = "Only for when you forget your password."
 
 

@@ -14,6 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
 from apps.accounts import services
+from apps.accounts.browsers import name_of_browser
 from apps.accounts.forms import ProfileForm, TokenForm
 
 MAX_TOKENS = 50
@@ -83,11 +84,12 @@ def end_token(request: HttpRequest, token_id: UUID) -> HttpResponse:
 
 def _page(request: HttpRequest, status: int = 200, **context: Any) -> HttpResponse:
     sessions = UserSession.objects.purge_and_list(request.user)
+    sessions.sort(key=lambda session: session.last_seen_at, reverse=True)
     blocks = request.user.blocks.filter(blocked__is_active=True).select_related("blocked")
     shown = {
         "profile_form": ProfileForm(instance=request.user),
         "token_form": TokenForm(),
-        "sessions": sorted(sessions, key=lambda session: session.last_seen_at, reverse=True),
+        "sessions": [(session, name_of_browser(session.user_agent)) for session in sessions],
         "session_key": request.session.session_key,
         "tokens": request.user.api_tokens.order_by("-created_at"),
         "blocks": blocks.order_by("blocked__username"),
