@@ -14,8 +14,9 @@ app.autodiscover_tasks(["apps.push", "apps.conversations"])
 
 _on_rabbitmq = settings.BROKER_URL.startswith("amqp")
 _quorum = {"x-queue-type": "quorum"} if _on_rabbitmq else {}
-# Native delayed delivery needs a topic exchange.
-_exchange = Exchange("push", type="topic", durable=True)
+# Native delayed delivery on RabbitMQ needs a topic exchange. On Redis an exchange is a set of names in Redis: when that is
+# emptied, what is published afterwards vanishes. The nameless exchange goes straight to the queue.
+_exchange = Exchange("push", type="topic", durable=True) if _on_rabbitmq else Exchange("", type="direct")
 
 app.conf.update(
     broker_url=settings.BROKER_URL,
@@ -40,8 +41,8 @@ app.conf.update(
         ),
     ],
     task_default_queue="push",
-    task_default_exchange="push",
-    task_default_exchange_type="topic",
+    task_default_exchange=_exchange.name,
+    task_default_exchange_type=_exchange.type,
     task_default_routing_key="push",
     task_acks_late=True,
     task_reject_on_worker_lost=True,

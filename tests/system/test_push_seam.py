@@ -1,0 +1,83 @@
+"""A member who is nowhere: the push is with a worker, or waits in the outbox until there is a broker."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.system.client import ChatClient
+from tests.system.servers import BASE_DIR, Installation, eventually, free_port
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+
+
+@contextmanager
+def worker(chat: Installation, log: Path, **settings: str) -> Iterator[None]:
+    command = [sys.executable, "-m", "celery", "-A", "chatproject", "worker", "--pool", "threads", "--beat"]
+    command += ["--schedule", str(log.parent / "beat"), "--loglevel", "INFO"]
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            command,
+            cwd=BASE_DIR,
+            env=chat.environment | settings,
+            stdout=stream,
+            stderr=stream,
+            stdin=subprocess.DEVNULL,
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def pushes(log: Path) -> list[dict[str, Any]]:
+    lines = [line for line in log.read_text().splitlines() if line.startswith("{")] if log.exists() else []
+    return [event for event in map(json.loads, lines) if event.get("event") == "push"]
+
+
+async def say_to_someone_who_is_away(chat: Installation) -> dict[str, Any]:
+    """Returns the user who is away, and has a device."""
+    here, away = chat.load_users(2, 0)
+    async with httpx.AsyncClient(base_url=chat.nodes[0].url) as http:
+        device = {"platform": "web", "token": "a browser", "name": "laptop"}
+        headers = {"Authorization": f"Bearer {away['token']}"}
+        assert (await http.post("/api/v1/users/me/devices", json=device, headers=headers)).status_code == 201
+    conversation = here["direct_conversation_id"]
+    async with ChatClient(here["token"], chat.socket_urls, [conversation]) as client:
+        await client.until(lambda: client.settled)
+        client.say(conversation, "are you there?")
+        await client.until(lambda: client.settled and bool(client.acked))
+    return away
+
+
+@pytest.mark.parametrize("stack", ["embedded", "full"])
+async def test_the_worker_pushes_to_who_is_away(request: pytest.FixtureRequest, stack: str, tmp_path: Path) -> None:
+    stores = request.getfixturevalue(f"{stack}_stores")
+    log = tmp_path / "worker.log"
+    with Installation(tmp_path, stores, nodes=1) as chat, worker(chat, log):
+        away = await say_to_someone_who_is_away(chat)
+        await eventually(lambda: pushes(log), 60)
+
+    assert [event["username"] for event in pushes(log)] == [away["username"]]
+    assert "are you there?" not in log.read_text()
+
+
+async def test_what_was_said_while_the_broker_was_away_is_pushed_when_it_is_back(
+    embedded_stores: dict[str, str], tmp_path: Path
+) -> None:
+    log = tmp_path / "worker.log"
+    away_broker = {"BROKER_URL": f"redis://127.0.0.1:{free_port()}/0"}
+    with Installation(tmp_path, embedded_stores | away_broker, nodes=1) as chat:
+        away = await say_to_someone_who_is_away(chat)
+        assert not pushes(log)
+        with worker(chat, log, **embedded_stores):
+            await eventually(lambda: pushes(log), 60)
+
+    assert [event["username"] for event in pushes(log)] == [away["username"]]
