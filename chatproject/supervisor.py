@@ -48,6 +48,7 @@ class Options:
     nodes: int
     stack: str
     server: str
+    metrics_port: int
 
     @classmethod
     def from_environment(cls) -> "Options":
@@ -58,6 +59,7 @@ class Options:
             nodes=_number("NODES", 2, 1, 64),
             stack=_choice("STACK", "embedded", "full"),
             server=_choice("SERVER", "daphne", "uvicorn"),
+            metrics_port=_number("METRICS_PORT", 0, 0, 65535 - 64),
         )
 
 
@@ -244,10 +246,16 @@ def children(options: Options, values: dict[str, str]) -> tuple[list[Child], lis
     worker += ["--beat", "--schedule", str(options.data / "run" / "beat"), "--hostname", "worker@%h"]
     worker += ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
     rest = [
-        Child(f"node-{number}", lambda: _node_command(options), options.data, {"NODE_ID": f"node-{number}"})
+        Child(f"node-{number}", lambda: _node_command(options), options.data, _node_environment(options, number))
         for number in range(1, options.nodes + 1)
     ]
     return store, [*rest, Child("worker", lambda: (worker, []), options.data)]
+
+
+def _node_environment(options: Options, number: int) -> dict[str, str]:
+    """Each with a name and, if they are wanted, a port for its metrics: the first one's, and those after it."""
+    metrics_port = options.metrics_port and options.metrics_port + number - 1
+    return {"NODE_ID": f"node-{number}", "METRICS_PORT": str(metrics_port)}
 
 
 def _node_command(options: Options) -> tuple[list[str], list[socket.socket]]:

