@@ -80,11 +80,7 @@ async def test_a_message_is_kept_as_it_was_said(store: HistoryStore, conversatio
 async def test_sixteen_writers_in_four_processes_leave_no_hole_and_no_double(
     backend: Backend, store: HistoryStore, conversation_id: UUID
 ) -> None:
-    kind = type(backend).__name__.lower()
-    command = [sys.executable, "-m", "tests.contract.writer", kind, backend.where, str(conversation_id)]
-    processes = [
-        await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE) for _ in range(4)
-    ]
+    processes = [await _writers(backend, conversation_id, rounds=1) for _ in range(4)]
     outputs = await asyncio.gather(*(process.communicate() for process in processes))
     printed = [line.split() for output, _ in outputs for line in output.decode().splitlines()]
 
@@ -94,6 +90,31 @@ async def test_sixteen_writers_in_four_processes_leave_no_hole_and_no_double(
     assert sorted(acknowledged) == list(range(1, total + 1))
     stored = await store.after(conversation_id, 0, 2 * total)
     assert {message.seq: message.client_msg_id for message in stored} == acknowledged
+
+
+async def test_what_a_killed_process_had_acknowledged_stays_and_the_numbers_go_on_without_a_hole(
+    backend: Backend, store: HistoryStore, conversation_id: UUID
+) -> None:
+    process = await _writers(backend, conversation_id, rounds=1_000)
+    assert process.stdout is not None
+    lines = [await process.stdout.readline() for _ in range(20)]
+    process.kill()
+    lines += (await process.stdout.read()).splitlines(keepends=True)
+    await process.wait()
+
+    (next_one,) = await store.append(drafts(conversation_id, 1))
+    stored = await store.after(conversation_id, 0, 10_000)
+    assert seqs(stored) == list(range(1, len(stored) + 1))
+    assert next_one in stored
+    said = {(str(message.seq), str(message.client_msg_id)) for message in stored}
+    assert {tuple(line.decode().split()) for line in lines if line.endswith(b"\n")} <= said
+
+
+async def _writers(backend: Backend, conversation_id: UUID, *, rounds: int) -> asyncio.subprocess.Process:
+    kind = type(backend).__name__.lower()
+    where = (kind, backend.where, str(conversation_id), str(rounds))
+    command = [sys.executable, "-m", "tests.contract.writer", *where]
+    return await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
 
 
 async def test_a_store_that_lagged_behind_numbers_and_reads_from_the_true_head(

@@ -1,7 +1,9 @@
 """
-A process with some writers on one conversation: `python -m tests.contract.writer sqlite|cassandra WHERE CONVERSATION`.
+A process with some writers on one conversation.
 
-Each writer says several things one after the other, alone and in groups, and prints under which number it was stored.
+    python -m tests.contract.writer sqlite|cassandra WHERE CONVERSATION ROUNDS
+
+In each round a writer says several things, alone and in groups, and prints under which number each was stored.
 """
 
 import asyncio
@@ -12,17 +14,17 @@ from apps.conversations.messages import Draft
 from tests.contract.backends import BACKENDS
 
 WRITERS = 4
-GROUPS = (1, 3, 1, 2, 1)  # how many drafts in each append of a writer
+GROUPS = (1, 3, 1, 2, 1)  # how many drafts in each append of a round
 MESSAGES = WRITERS * sum(GROUPS)
 
 
-async def main(kind: str, where: str, conversation_id: UUID) -> None:
+async def main(kind: str, where: str, conversation_id: UUID, rounds: int) -> None:
     store = BACKENDS[kind](where).store(deadline_s=60)
     await store.start()
 
     async def write() -> None:
         sender_id = uuid4()
-        for size in GROUPS:
+        for size in GROUPS * rounds:
             drafts = [Draft(conversation_id, sender_id, uuid4(), "hello") for _ in range(size)]
             for message in await store.append(drafts):
                 print(message.seq, message.client_msg_id, flush=True)
@@ -32,4 +34,4 @@ async def main(kind: str, where: str, conversation_id: UUID) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], UUID(sys.argv[3])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], UUID(sys.argv[3]), int(sys.argv[4])))
