@@ -14,8 +14,8 @@ app.autodiscover_tasks(["apps.push", "apps.conversations"])
 
 _on_rabbitmq = settings.BROKER_URL.startswith("amqp")
 _quorum = {"x-queue-type": "quorum"} if _on_rabbitmq else {}
-# Native delayed delivery on RabbitMQ needs a topic exchange. On Redis an exchange is a set of names in Redis: when that is
-# emptied, what is published afterwards vanishes. The nameless exchange goes straight to the queue.
+# Native delayed delivery on RabbitMQ needs a topic exchange. On Redis an exchange is a set of names in Redis: when that
+# is emptied, what is published afterwards vanishes. The nameless exchange goes straight to the queue.
 _exchange = Exchange("push", type="topic", durable=True) if _on_rabbitmq else Exchange("", type="direct")
 
 app.conf.update(

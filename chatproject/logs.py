@@ -1,5 +1,5 @@
 """
-One JSON object per line, from us and from the libraries alike, with the ids to follow one request, connection or message.
+One JSON object per line, from us and the libraries alike, with the ids to follow one request, connection or message.
 
 What people write, and what lets them in, is never logged: no content, tokens, query strings or reset keys.
 """

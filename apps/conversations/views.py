@@ -161,7 +161,7 @@ def members(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
         try:
             return _change_members(request, conversation_id)
         except ChatError as error:
-            if error.retry or error.status == 404 and "username" not in request.POST:
+            if error.retry or (error.status == 404 and "username" not in request.POST):
                 raise
             return _members(request, conversation_id, error)
     return _members(request, conversation_id)
