@@ -167,7 +167,7 @@ _decode_any = msgspec.json.Decoder().decode
 def decode(frame: str) -> Command:
     """One text frame as a command; its content trimmed. Raises BadFrame, which names the field, or BadType."""
     try:
-        command = _decode_command(frame)
+        command: Command = _decode_command(frame)
     except msgspec.ValidationError as error:
         raise _refusal(frame, str(error)) from error
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
