@@ -121,7 +121,7 @@ class CassandraHistory:
             port=self._where.port or 9042,
             username=self._where.username and unquote(self._where.username),
             password=self._where.password and unquote(self._where.password),
-            connect_timeout=REQUEST_TIMEOUT_S,
+            connect_timeout=self._deadline_s,
             request_timeout=REQUEST_TIMEOUT_S,
             consistency=acsylla.Consistency.LOCAL_QUORUM,
             serial_consistency=acsylla.Consistency.LOCAL_SERIAL,
