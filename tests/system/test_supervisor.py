@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from chatproject import processes
@@ -148,8 +149,8 @@ def test_a_killed_worker_leaves_no_clock_behind(run: Run) -> None:
 
 
 def workers(data: Path) -> list[int]:
-    listed = subprocess.run(["ps", "-eo", "pid=,command="], capture_output=True, text=True, check=True).stdout
-    return [int(line.split()[0]) for line in listed.splitlines() if f"--schedule {data}/run/beat" in line]
+    schedule = str(data / "run" / "beat")
+    return [process.pid for process in psutil.process_iter(["cmdline"]) if schedule in (process.info["cmdline"] or [])]
 
 
 def test_a_second_run_on_the_same_data_is_refused_and_touches_nothing(run: Run) -> None:
