@@ -10,6 +10,7 @@ export class PresenceView {
   /** @type {Map<string, import("../protocol.js").Presence>} */
   #known = new Map();
   #watched = "";
+  #wasConnected = false; // before, the server's text stands there
 
   /** @param {{watch: (userIds: string[]) => boolean, myId: string}} world `watch` returns whether it went out */
   constructor(world) {
@@ -28,6 +29,7 @@ export class PresenceView {
 
   /** @param {import("../protocol.js").Presence} presence */
   changed(presence) {
+    this.#wasConnected = true;
     this.#known.set(presence.user_id, presence);
     for (const element of elements()) if (element.dataset["presence"] === presence.user_id) this.#show(element);
   }
@@ -49,7 +51,7 @@ export class PresenceView {
     const text = element.querySelector("span");
     if (known === undefined) {
       delete element.dataset["status"];
-      if (text !== null && element.classList.contains("dot")) text.textContent = "";
+      if (text !== null && this.#wasConnected) text.textContent = "";
       return;
     }
     element.dataset["status"] = known.status;
