@@ -5,6 +5,7 @@ The wire contract (docs/protocol.md) as types: what a client may say, what it he
 bytes that go out. No dict leaves this module.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -160,7 +161,7 @@ class Reconnect(Struct, frozen=True, tag="reconnect", tag_field="type"):
 
 # --- the codec -------------------------------------------------------------------------------------------------------
 encode = msgspec.json.Encoder().encode
-_decode_command = msgspec.json.Decoder(Command).decode
+_decode_command: Callable[[str], Command] = msgspec.json.Decoder(Command).decode
 _decode_any = msgspec.json.Decoder().decode
 
 
