@@ -136,7 +136,7 @@ INSTALLED_APPS = [
     "rest_framework",
 ]
 if CASSANDRA_URL:
-    INSTALLED_APPS += ["django_cassandra_engine", "apps.conversations.history"]
+    INSTALLED_APPS += ["apps.conversations.history", "django_cassandra_engine"]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",

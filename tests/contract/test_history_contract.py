@@ -266,7 +266,7 @@ async def test_while_the_store_is_away_it_says_so_in_time_and_afterwards_nothing
         asked_at = monotonic()
         with pytest.raises(Unavailable) as refused:
             await store.append(said)
-        assert monotonic() - asked_at < 3
+        assert monotonic() - asked_at < 5  # the deadline, and a busy machine
         assert refused.value.retry_after_ms
 
     stored = await _until_available(store, [again(draft, after_seq=1, content=draft.content) for draft in said])
