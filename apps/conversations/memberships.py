@@ -148,7 +148,8 @@ async def names(user_ids: Collection[UUID]) -> dict[UUID, Person]:
         for user_id, person in looked_up.items():
             people.keep(user_id, person)
         found |= looked_up
-    return found
+    # A history may know people whom the database does not, after it was restored from an older backup.
+    return {user_id: found.get(user_id) or Person(user_id, "unknown", "Unknown") for user_id in user_ids}
 
 
 def forget_all() -> None:

@@ -347,6 +347,13 @@ class Node:
         due = self._announcements.take_due(time.monotonic())
         if not due:
             return
+        try:
+            await self._tell_watchers(due)
+        except RedisError:
+            self._announcements.again(due, time.monotonic())
+            raise
+
+    async def _tell_watchers(self, due: Collection[str]) -> None:
         watching = await self.registry.watchers.nodes_of(due)
         watched = [user for user in due if watching[user]]
         if not watched:

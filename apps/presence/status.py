@@ -1,6 +1,7 @@
 """The decisions about who is here, without clock, network or framework: `now` is always an argument, in seconds."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 HEARTBEAT_INTERVAL_S = 30
@@ -37,6 +38,11 @@ class Announcements:
 
     def left(self, user: str, now: float) -> None:
         self._due[user] = (now + OFFLINE_GRACE_S, False)
+
+    def again(self, users: Iterable[str], now: float) -> None:
+        """They were due and could not be told: next time, unless something newer is waiting by then."""
+        for user in users:
+            self._due.setdefault(user, (now, True))
 
     def take_due(self, now: float) -> list[str]:
         due = [user for user, (at, _) in self._due.items() if at <= now]

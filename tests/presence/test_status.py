@@ -24,6 +24,15 @@ def test_a_reload_within_the_grace_time_is_not_announced() -> None:
     assert waiting.take_due(now=100) == []
 
 
+def test_what_could_not_be_told_is_due_again_unless_something_newer_waits() -> None:
+    waiting = Announcements()
+    waiting.left("bob", now=10)
+    waiting.again(["ada", "bob"], now=11)
+
+    assert waiting.take_due(now=11) == ["ada"]
+    assert waiting.take_due(now=10 + OFFLINE_GRACE_S) == ["bob"]
+
+
 def test_nothing_is_announced_twice() -> None:
     waiting = Announcements()
     waiting.came("ada", now=10)

@@ -90,6 +90,7 @@ class Installation:
             **stores,
             **settings,
         }
+        self.server = server
         (data / "log").mkdir(parents=True, exist_ok=True)
         self.nodes = [
             Node(f"node-{number}", self.environment, data / "log" / f"node-{number}.log", server)

@@ -57,13 +57,13 @@ def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 class Run:
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, **settings: str) -> None:
         self.data = data
         self.port = processes.free_ports(1)[0]
         self.process = subprocess.Popen(
             COMMAND,
             cwd=BASE_DIR,
-            env=environment(data, PORT=str(self.port)),
+            env=environment(data, PORT=str(self.port), **settings),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -212,3 +212,20 @@ def test_a_pid_file_that_names_somebody_elses_process_harms_nobody(tmp_path: Pat
     processes.end(tmp_path / "node-1.pid", tmp_path, grace_s=1)
     assert other.poll() is None
     other.communicate(b"\n")
+
+
+@pytest.mark.services
+def test_the_same_run_stands_on_real_services(tmp_path: Path, full_stores: dict[str, str]) -> None:
+    run = Run(tmp_path / "data", STACK="full", **full_stores)
+    try:
+        assert run.ready_nodes() == {"node-1", "node-2"}, "".join(run.said)
+        assert run.pid("worker")
+        assert run.pid("valkey") is None
+        assert not (run.data / "history.sqlite3").exists()
+    finally:
+        assert run.end() == 0
+
+
+def test_a_run_on_real_services_needs_to_know_where_they_are(tmp_path: Path) -> None:
+    line = refusal(tmp_path, STACK="full", PORT=str(processes.free_ports(1)[0]))
+    assert line.startswith("chat: STACK=full needs its services: `make services` starts them")
