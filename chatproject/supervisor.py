@@ -322,7 +322,8 @@ async def _prepare(options: Options) -> list[dict[str, str]]:
         (options.data / "log" / "prepare.log").write_bytes(out + err)
         last = (err.decode().strip() or out.decode().strip()).splitlines()[-1:]
         raise Refused(f"cannot prepare {options.data}: {''.join(last)} (all of it in log/prepare.log)")
-    return list(json.loads(out.decode().splitlines()[-1]))
+    (users,) = [line for line in out.decode().splitlines() if line.startswith("[")]  # between lines of the log
+    return list(json.loads(users))
 
 
 async def _until_ready(options: Options) -> bool:
