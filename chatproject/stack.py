@@ -426,6 +426,9 @@ SERVICES: dict[str, type[Service]] = {
 }
 
 
+TOOLS = {"chromium": "chromium", "node": "nodejs", "npm": "npm", "nginx": "nginx", "openssl": "openssl"}
+
+
 def fetch_cassandra() -> Path:
     """The directory with Cassandra's jars; fetched by Maven once."""
     jars = CACHE / f"cassandra-{CASSANDRA_VERSION}"
@@ -500,7 +503,7 @@ def stop(services: Path) -> None:
 
 
 def install(services: Path) -> None:
-    """Debian packages, where that is possible, and Cassandra's jars; otherwise one line that says what is missing."""
+    """Debian packages, where that is possible, and Cassandra's jars. What is missing otherwise, a line says each."""
     packages: list[str] = []
     for service in SERVICES.values():
         try:
@@ -508,9 +511,10 @@ def install(services: Path) -> None:
         except Missing as missing:
             packages += service.packages
             print(f"missing: {missing}", file=sys.stderr)
-    if shutil.which("chromium") is None:
-        packages.append("chromium")
-        print("missing: chromium, for the browser tests", file=sys.stderr)
+    for program, package in TOOLS.items():
+        if shutil.which(program) is None:
+            packages.append(package)
+            print(f"missing: {program}, for the tests", file=sys.stderr)
     if packages and IS_ROOT and shutil.which("apt-get"):
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
         apt = ["apt-get", "-qq", "-o", "Dpkg::Use-Pty=0"]
@@ -521,7 +525,8 @@ def install(services: Path) -> None:
             env=environment,
             stdout=subprocess.DEVNULL,
         )
-        fetch_cassandra()
+        if shutil.which("mvn"):
+            fetch_cassandra()
 
 
 def main() -> int:
