@@ -86,11 +86,12 @@ async def test_an_answer_lost_for_good_is_unknown_and_the_retry_finds_the_messag
     store: CassandraHistory, wire: Wire, cassandra_log: str, conversation_id: UUID
 ) -> None:
     await store.append(drafts(conversation_id, BUCKET_SIZE - 1))
-    impatient = CassandraHistory(cassandra_log, bucket_size=BUCKET_SIZE, deadline_s=0.3)
+    impatient = CassandraHistory(cassandra_log, bucket_size=BUCKET_SIZE)
     await impatient.start()
     deaf = Wire(impatient._session)
     impatient._session = deaf
     await impatient.before(conversation_id, None, 1)  # knows the head
+    impatient._deadline_s = 0.5
 
     def lose(answer: Any) -> None:
         raise CassErrorLibRequestTimedOut("lost on the way")

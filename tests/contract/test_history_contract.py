@@ -260,7 +260,7 @@ async def test_while_the_store_is_away_it_says_so_in_time_and_afterwards_nothing
 ) -> None:
     store = backend.store(deadline_s=1)
     await store.start()
-    known = await store.append(drafts(conversation_id, 1))
+    known = await _until_available(store, drafts(conversation_id, 1))
     said = drafts(conversation_id, 2)
     async with backend.away():
         asked_at = monotonic()

@@ -121,7 +121,7 @@ class CassandraHistory:
             port=self._where.port or 9042,
             username=self._where.username and unquote(self._where.username),
             password=self._where.password and unquote(self._where.password),
-            connect_timeout=self._deadline_s,
+            connect_timeout=DEADLINE_S,
             request_timeout=REQUEST_TIMEOUT_S,
             consistency=acsylla.Consistency.LOCAL_QUORUM,
             serial_consistency=acsylla.Consistency.LOCAL_SERIAL,
@@ -133,15 +133,15 @@ class CassandraHistory:
         )
         try:
             self._session = await cluster.create_session()
-            async with self._in_time():
+            async with asyncio.timeout(DEADLINE_S):
                 await asyncio.gather(*(self._prepare(cql) for cql in (_BELOW, _NEWEST_BUCKET, _batch_of(1))))
         except errors.CassException as error:
             await self.close()
             hint = " (has `manage.py sync_cassandra` been run?)" if isinstance(error, _NO_TABLE) else ""
             raise _unavailable(f"{error}{hint}") from error
-        except Unavailable:
+        except TimeoutError as error:
             await self.close()
-            raise
+            raise _unavailable("it did not prepare the statements") from error
 
     async def close(self) -> None:
         self._prepared.clear()
