@@ -26,10 +26,11 @@ def _shown(pid: int) -> bytes:
     if not Path("/proc/self/cmdline").exists():
         listing = ["ps", "eww", "-o", "command=", "-p", str(pid)]
         return subprocess.run(listing, capture_output=True, check=False).stdout
-    with contextlib.suppress(OSError):
-        process = Path(f"/proc/{pid}")
-        return (process / "cmdline").read_bytes() + (process / "environ").read_bytes()  # a zombie has neither
-    return b""
+    shown = b""
+    for part in ("cmdline", "environ"):  # a zombie has neither
+        with contextlib.suppress(OSError):
+            shown += Path(f"/proc/{pid}/{part}").read_bytes()
+    return shown
 
 
 def end(pid_file: Path, home: Path, *, grace_s: float) -> None:
