@@ -3,6 +3,7 @@
 import os
 
 from celery import Celery
+from celery.signals import worker_ready
 from django.conf import settings
 from kombu import Exchange, Queue
 
@@ -17,6 +18,15 @@ _quorum = {"x-queue-type": "quorum"} if _on_rabbitmq else {}
 # Native delayed delivery on RabbitMQ needs a topic exchange. On Redis an exchange is a set of names in Redis: when that
 # is emptied, what is published afterwards vanishes. The nameless exchange goes straight to the queue.
 _exchange = Exchange("push", type="topic", durable=True) if _on_rabbitmq else Exchange("", type="direct")
+
+
+@worker_ready.connect
+def declare_dead_letters(**_: object) -> None:
+    """Where RabbitMQ puts what was tried too often. Nobody consumes it, so the worker does not declare it by itself."""
+    if _on_rabbitmq:
+        with app.connection_for_write() as connection:
+            Queue("push.dead", Exchange("", type="direct"), queue_arguments=_quorum)(connection).declare()
+
 
 app.conf.update(
     broker_url=settings.BROKER_URL,

@@ -87,8 +87,17 @@ class ChatSocket(WebSocketProtocol):
 class ChatServer(Server):
     def run(self) -> None:
         WebSocketFactory.protocol = ChatSocket
-        reactor.callWhenRunning(lambda: asyncio.ensure_future(lifecycle.start()))
+        reactor.callWhenRunning(self._begin)
         super().run()
+
+    def _begin(self) -> None:
+        self._starting = asyncio.ensure_future(lifecycle.start())
+        self._starting.add_done_callback(self._end_if_it_failed)
+
+    def _end_if_it_failed(self, starting: "asyncio.Future[None]") -> None:
+        if not starting.cancelled() and starting.exception() is not None:
+            logger.critical("the node cannot start", exc_info=starting.exception())
+            self.stop()
 
     def listen_success(self, port: Any) -> None:
         self._port = port

@@ -63,8 +63,6 @@ class State(Enum):
 
 
 class ChatConsumer(AsyncWebsocketConsumer):
-    channel_layer_alias = "none"  # deliveries come through the hub: a socket owns no channel
-
     identity: Identity
     last_heard: float
 

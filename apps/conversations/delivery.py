@@ -10,6 +10,7 @@ from uuid import UUID
 
 import msgspec
 
+from apps.accounts.people import Person
 from apps.conversations import memberships
 from apps.conversations.errors import ChatError, Unavailable
 from apps.conversations.memberships import Members
@@ -60,10 +61,10 @@ async def everywhere(conversation_id: UUID, frame: bytes) -> None:
         raise Unavailable("Not everyone could be told yet; try again.", retry_after_ms=1_000) from error
 
 
-async def _sender(message: Message, members: Members) -> Any:
+async def _sender(message: Message, members: Members) -> Person:
     if message.sender_id in members.present:
         return members.present[message.sender_id].person
-    return (await memberships.names([message.sender_id]))[message.sender_id]
+    return (await memberships.senders([message.sender_id]))[message.sender_id]
 
 
 async def _hand_over(out: MessageOut, title: str, absent: Collection[UUID] | None) -> None:

@@ -14,12 +14,11 @@ from typing import Generic, TypeVar
 from uuid import UUID
 
 import msgspec
-from django.db import DatabaseError
 from django.db.models import Q
 
-from apps.accounts.aio import in_db
 from apps.accounts.models import Block, User
 from apps.accounts.people import Person
+from apps.conversations.database import in_db
 from apps.conversations.errors import Blocked, Forbidden, NotAMember, NotFound, Unavailable
 from apps.conversations.models import Conversation, Membership
 
@@ -36,7 +35,6 @@ class Member(msgspec.Struct, frozen=True):
     person: Person
     role: str
     start_seq: int  # the first message they may see
-    joined_at: float
 
 
 class Members(msgspec.Struct, frozen=True):
@@ -122,12 +120,12 @@ async def load(conversation_id: UUID, user_id: UUID | None) -> Members:
     """Fresh from the database, or, while that is away, as last known. Raises NotFound, Unavailable."""
     try:
         members = await in_db(_load, conversation_id, user_id)
-    except DatabaseError as error:
-        known = conversations.stale(conversation_id)
-        if known is None:
-            raise Unavailable("The database is away; try again.", retry_after_ms=2_000) from error
-        logger.warning("the database is away; a known conversation goes on: %s", error)
-        return known
+    except Unavailable as error:
+        last_known = conversations.stale(conversation_id)
+        if last_known is None:
+            raise
+        logger.warning("a conversation goes on as last known: %s", error)
+        return last_known
     if members is None:
         raise NotFound("There is no such conversation.")
     conversations.keep(conversation_id, members)
@@ -135,20 +133,30 @@ async def load(conversation_id: UUID, user_id: UUID | None) -> Members:
 
 
 async def names(user_ids: Collection[UUID]) -> dict[UUID, Person]:
-    """The people behind these ids, who may have left the conversation long ago. Raises Unavailable."""
+    """Those of these people who exist, and may have left a conversation long ago. Raises Unavailable."""
     found = {user_id: person for user_id in user_ids if (person := people.fresh(user_id)) is not None}
     missing = set(user_ids) - found.keys()
-    if missing:
-        try:
-            looked_up = await in_db(_people, missing)
-        except DatabaseError as error:
-            looked_up = {user_id: person for user_id in missing if (person := people.stale(user_id)) is not None}
-            if len(looked_up) < len(missing):
-                raise Unavailable("The database is away; try again.", retry_after_ms=2_000) from error
-        for user_id, person in looked_up.items():
-            people.keep(user_id, person)
-        found |= looked_up
-    # A history may know people whom the database does not, after it was restored from an older backup.
+    if not missing:
+        return found
+    try:
+        looked_up = await in_db(_people, missing)
+    except Unavailable:
+        last_known = {user_id: person for user_id in missing if (person := people.stale(user_id)) is not None}
+        if len(last_known) < len(missing):
+            raise
+        return found | last_known
+    for user_id, person in looked_up.items():
+        people.keep(user_id, person)
+    return found | looked_up
+
+
+async def senders(user_ids: Collection[UUID]) -> dict[UUID, Person]:
+    """
+    The same for everyone who has sent something. Raises Unavailable.
+
+    The history may know people whom the database does not, after that was restored from an older backup.
+    """
+    found = await names(user_ids)
     return {user_id: found.get(user_id) or Person(user_id, "unknown", "Unknown") for user_id in user_ids}
 
 
@@ -193,7 +201,7 @@ def snapshots(conversations: Collection[Conversation]) -> list[Members]:
 
 
 def _member(row: Membership) -> Member:
-    return Member(Person.of(row.user), row.role, row.start_seq, row.joined_at.timestamp())
+    return Member(Person.of(row.user), row.role, row.start_seq)
 
 
 def _blocks_among(user_ids: Iterable[UUID]) -> set[frozenset[UUID]]:

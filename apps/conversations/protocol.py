@@ -6,7 +6,6 @@ bytes that go out. No dict leaves this module.
 """
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -16,6 +15,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from apps.accounts.people import Person
 from apps.conversations.errors import BadFrame, BadType, ChatError
 from apps.conversations.messages import MAX_CONTENT_CHARS, Message
+from apps.presence.frames import Presence, Resync, rfc3339
+
+__all__ = ["Presence", "Resync", "rfc3339"]  # of the same contract, said by the node itself
 
 MAX_FRAME_BYTES = 65_536
 MAX_SYNC_CONVERSATIONS = 1_000
@@ -145,16 +147,6 @@ class PresenceOut(Struct, frozen=True):
     nodes: list[str] | UnsetType = UNSET
 
 
-class Presence(Struct, frozen=True, tag="presence", tag_field="type"):
-    user_id: UUID
-    status: Literal["online", "offline"]
-    last_seen_at: str | None
-
-
-class Resync(Struct, frozen=True, tag="resync", tag_field="type"):
-    spread_ms: int
-
-
 class Reconnect(Struct, frozen=True, tag="reconnect", tag_field="type"):
     after_ms: int
 
@@ -212,11 +204,6 @@ def nack_frame(error: ChatError, frame: str | None) -> Nack:
         ref=ref if isinstance(ref, str) else UNSET,
         client_msg_id=client_msg_id if isinstance(client_msg_id, str) else UNSET,
     )
-
-
-def rfc3339(moment: datetime) -> str:
-    """UTC with milliseconds: 2026-01-31T12:00:00.000Z"""
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 
 
 def message_out(message: Message, sender: Person) -> MessageOut:

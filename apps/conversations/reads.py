@@ -7,13 +7,12 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from uuid import UUID
 
-from django.db import DatabaseError
 from msgspec import UNSET
 
-from apps.accounts.aio import in_db
 from apps.accounts.people import Person
 from apps.conversations import memberships
-from apps.conversations.errors import BadFrame, Unavailable
+from apps.conversations.database import in_db
+from apps.conversations.errors import BadFrame
 from apps.conversations.history import log
 from apps.conversations.memberships import Member, Members
 from apps.conversations.messages import Message
@@ -108,14 +107,11 @@ async def _starts(actor: Person, conversation_ids: list[UUID]) -> dict[UUID, int
         mine = Membership.objects.filter(user_id=actor.id, left_at__isnull=True, conversation_id__in=conversation_ids)
         return dict(mine.values_list("conversation_id", "start_seq"))
 
-    try:
-        return await in_db(rows)
-    except DatabaseError as error:
-        raise Unavailable("The database is away; try again.", retry_after_ms=2_000) from error
+    return await in_db(rows)
 
 
 async def _outs(messages: Collection[Message]) -> list[MessageOut]:
-    people = await memberships.names({message.sender_id for message in messages})
+    people = await memberships.senders({message.sender_id for message in messages})
     return [message_out(message, people[message.sender_id]) for message in messages]
 
 
@@ -214,7 +210,7 @@ async def presence_of(user_ids: Collection[UUID], *, with_nodes: bool = False) -
             user_id,
             "online" if nodes[user_id] else "offline",
             seen.get(str(user_id)),
-            [channel.split(".")[1] for channel in nodes[user_id]] if with_nodes else UNSET,
+            [node.name_of(channel) for channel in nodes[user_id]] if with_nodes else UNSET,
         )
         for user_id in people
     ]

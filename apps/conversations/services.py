@@ -14,10 +14,10 @@ from django.utils import timezone
 from redis.exceptions import RedisError
 
 from apps.accounts import services as accounts
-from apps.accounts.aio import in_db
 from apps.accounts.models import Block, User
 from apps.accounts.people import Person
 from apps.conversations import delivery, memberships, reads, throttle
+from apps.conversations.database import in_db
 from apps.conversations.errors import BadFrame, Blocked, Forbidden, NotFound
 from apps.conversations.history import log
 from apps.conversations.memberships import Members
@@ -42,6 +42,10 @@ async def send_message(draft: Draft) -> Message:
     throttle.take(draft.sender_id)
     members = await memberships.of(draft.conversation_id, draft.sender_id)
     members.check_may_send(draft.sender_id)
+    return await _store_and_deliver(draft, members)
+
+
+async def _store_and_deliver(draft: Draft, members: Members) -> Message:
     with metrics.store_seconds.time():
         message = await (await log()).append(draft)
     metrics.stored.inc()
@@ -58,8 +62,7 @@ async def send_and_show(draft: Draft, sender: Person) -> tuple[Message, MessageO
 async def _say(actor: Person, conversation_id: UUID, text: str) -> None:
     """A system message: what `actor` did to the conversation. The change itself stands already."""
     draft = Draft(conversation_id, actor.id, uuid4(), text, Kind.SYSTEM)
-    message = await (await log()).append(draft)
-    await delivery.deliver(message, await memberships.known(conversation_id))
+    await _store_and_deliver(draft, await memberships.known(conversation_id))
 
 
 # --- conversations ---------------------------------------------------------------------------------------------------

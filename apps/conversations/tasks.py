@@ -19,8 +19,9 @@ from apps.push.tasks import send_push
 def notify_absent(notices: list[dict[str, Any]]) -> None:
     """For each notice, as delivery.py makes them: a push to every device of each absent member who has not read it."""
     for notice in notices:
+        notification = {name: value for name, value in notice.items() if name != "user_ids"}
         for device in _devices(notice):
-            send_push.delay(str(device.id), notice)
+            send_push.delay(str(device.id), notification)
 
 
 def _devices(notice: dict[str, Any]) -> list[Device]:

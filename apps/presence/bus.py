@@ -14,10 +14,12 @@ from channels_redis.pubsub import RedisPubSubChannelLayer, RedisPubSubLoopLayer,
 from channels_redis.utils import _wrap_close
 from redis.exceptions import RedisError
 
+from apps.presence import metrics
 from apps.presence.pipe import Pipe
 
 logger = logging.getLogger(__name__)
 
+MAX_WAITING = 10_000  # messages that the router has not got to
 NODES_GROUP = "nodes"  # every node listens to it; accounts announces ended sessions there
 
 
@@ -44,7 +46,7 @@ class ChannelLayer(RedisPubSubChannelLayer):
     async def subscribe(self, channel: str, group: str) -> None:
         """Let `receive(channel)` have what is sent to channel and group. Raises RedisError; may be repeated."""
         layer = self._get_layer()
-        layer.channels.setdefault(channel, asyncio.Queue())
+        layer.channels.setdefault(channel, asyncio.Queue(MAX_WAITING))
         await layer._get_shard(channel).subscribe(channel)
         await layer.group_add(group, channel)
 
@@ -96,7 +98,10 @@ class _Shard(RedisSingleShardConnection):
             case None:
                 pass
             case {"type": "message"}:
-                self._receive_message(message)
+                try:
+                    self._receive_message(message)
+                except asyncio.QueueFull:  # the hole in the numbers shows, and the sockets resync
+                    metrics.overflows.labels("bus").inc()
             case {"type": "subscribe", "channel": channel} if channel in self._confirmed:
                 self.reconnected.get(channel, _nothing)()
             case {"type": "subscribe", "channel": channel}:

@@ -6,7 +6,7 @@ memory on one event loop.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 from uuid import UUID
@@ -31,11 +31,8 @@ class Hub:
         self._watching: dict[Socket, frozenset[str]] = {}
         self._watchers: defaultdict[str, set[Socket]] = defaultdict(set)
 
-    def add(self, socket: Socket) -> bool:
-        """Returns whether it is the user's first socket here."""
-        sockets = self._sockets[socket.identity.person.id]
-        sockets.add(socket)
-        return len(sockets) == 1
+    def add(self, socket: Socket) -> None:
+        self._sockets[socket.identity.person.id].add(socket)
 
     def remove(self, socket: Socket) -> bool:
         """Returns whether it was the user's last socket here."""
@@ -80,7 +77,7 @@ class Hub:
             socket.push(frame)
 
     def sockets(self) -> list[Socket]:
-        return list(self)
+        return [socket for sockets in self._sockets.values() for socket in sockets]
 
     def sockets_of(self, user_id: UUID) -> set[Socket]:
         return self._sockets.get(user_id, set())
@@ -93,10 +90,6 @@ class Hub:
 
     def watched(self) -> list[str]:
         return list(self._watchers)
-
-    def __iter__(self) -> Iterator[Socket]:
-        for sockets in self._sockets.values():
-            yield from sockets
 
     def __len__(self) -> int:
         return sum(map(len, self._sockets.values()))

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from apps.accounts.aio import in_db
 from apps.accounts.models import User
+from apps.presence.frames import rfc3339
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ async def of(users: Collection[str]) -> dict[str, str]:
     except DatabaseError as error:
         logger.warning("last seen could not be read: %s", error)
         return {}
-    return {str(user_id): seen.isoformat(timespec="milliseconds").replace("+00:00", "Z") for user_id, seen in rows}
+    return {str(user_id): rfc3339(seen) for user_id, seen in rows}
 
 
 def _rows(user_ids: list[UUID]) -> list[tuple[UUID, datetime]]:

@@ -27,6 +27,7 @@ from apps.accounts import identity
 from apps.accounts.aio import in_db, per_loop
 from apps.presence import last_seen, metrics
 from apps.presence.bus import NODES_GROUP, ChannelLayer
+from apps.presence.frames import Presence, Resync
 from apps.presence.hub import Hub, Socket
 from apps.presence.registry import NodeInfo, Registry
 from apps.presence.status import (
@@ -41,7 +42,7 @@ from apps.presence.status import (
 logger = logging.getLogger(__name__)
 
 RECHECK_SESSIONS_S = 30
-RESYNC_FRAME = msgspec.json.encode({"type": "resync", "spread_ms": 2_000})
+RESYNC_FRAME = msgspec.json.encode(Resync(spread_ms=2_000))
 SILENT_BUS_S = 3.0
 BUS_DEADLINE_S = 3.0
 ANNOUNCE_INTERVAL_S = 0.2
@@ -406,8 +407,12 @@ def _frame_for(user_ids: list[UUID], frame: bytes) -> dict[str, Any]:
 
 
 def presence_frame(user: str, online: bool, seen: str | None) -> bytes:
-    status = "online" if online else "offline"
-    return msgspec.json.encode({"type": "presence", "user_id": user, "status": status, "last_seen_at": seen})
+    return msgspec.json.encode(Presence(UUID(user), "online" if online else "offline", seen))
+
+
+def name_of(channel: str) -> str:
+    """The name of the node that listens on this channel."""
+    return channel.removeprefix("node.").rpartition(".")[0]
 
 
 @per_loop

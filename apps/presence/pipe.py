@@ -14,6 +14,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from apps.presence import metrics
+
 MAX_WAITING = 20_000
 MAX_PER_FLIGHT = 500
 TIMEOUT_S = 2.0
@@ -39,6 +41,7 @@ class Pipe:
     def enqueue(self, *command: Any) -> "asyncio.Future[Any]":
         """Queue a command now, in order, and have its reply later."""
         if len(self._waiting) >= MAX_WAITING:
+            metrics.overflows.labels("redis").inc()
             raise Overloaded(f"{MAX_WAITING} commands are waiting for Redis")
         reply = asyncio.get_running_loop().create_future()
         self._waiting.append((command, reply))
@@ -70,15 +73,11 @@ class Pipe:
         pipeline = self._redis.pipeline(transaction=False)
         for command, _ in batch:
             pipeline.execute_command(*command)
-        replies: list[Any]
+        replies: list[Any] = [RedisError("closed")] * len(batch)
         try:
             replies = await pipeline.execute(raise_on_error=False)
         except (RedisError, OSError) as error:
-            failure = error if isinstance(error, RedisError) else RedisError(str(error))
-            replies = [failure] * len(batch)
-        except asyncio.CancelledError:
-            replies = [RedisError("closed")] * len(batch)
-            raise
+            replies = [error if isinstance(error, RedisError) else RedisError(str(error))] * len(batch)
         finally:
             for (_, future), reply in zip(batch, replies, strict=True):
                 if future.done():

@@ -84,9 +84,6 @@ class Roster:
     async def held_by(self, node: str) -> set[str]:
         return _strings(await self._pipe.execute("SMEMBERS", self._held_by(node)))
 
-    async def forget(self, node: str) -> None:
-        await self._pipe.execute("DEL", self._held_by(node))
-
 
 class NodeInfo(msgspec.Struct, frozen=True):
     """What a node says of itself with every renewal of its lease."""

@@ -69,8 +69,8 @@ class Batcher:
         failure: Exception | None = None
         try:
             await publish_or_keep(task, [notice for notice, _ in batch])
-        except HandoverFailed as error:
-            failure = error
+        except Exception as error:  # noqa: BLE001  (whatever it is, each of the waiting callers has to hear of it)
+            failure = error if isinstance(error, HandoverFailed) else HandoverFailed(repr(error))
         for _, done in batch:
             if done.done():
                 continue

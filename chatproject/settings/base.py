@@ -66,7 +66,6 @@ NODE_ID = env.str("NODE_ID", default="node")
 CHAT_SENDS_PER_10S = whole("CHAT_SENDS_PER_10S", 100, 0)  # 0: no limit
 CHAT_SOCKETS_PER_USER = whole("CHAT_SOCKETS_PER_USER", 20, 1)
 CHAT_REGISTRATION_OPEN = yes_or_no("CHAT_REGISTRATION_OPEN", True)
-CHAT_PUSH_PROVIDER = "console"
 
 # --- stores ----------------------------------------------------------------------------------------------------------
 REDIS_URL = env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
@@ -142,7 +141,6 @@ MIDDLEWARE = [
     "servestatic.middleware.ServeStaticMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
-    "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",

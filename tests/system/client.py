@@ -19,7 +19,6 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 GAP_S = 0.3
-HEARTBEAT_TIMEOUT_S = 10.0
 
 
 @dataclass

@@ -12,6 +12,7 @@ from uuid import UUID
 from apps.conversations.errors import Unavailable
 from apps.conversations.history.base import HistoryStore
 from apps.conversations.messages import Draft, Message
+from apps.presence import metrics
 
 MAX_GROUP = 64
 MAX_WAITING = 2_000  # per conversation
@@ -44,6 +45,7 @@ class History:
             self._committers.add(committer)
             committer.add_done_callback(self._committers.discard)
         elif len(waiting) >= MAX_WAITING:
+            metrics.overflows.labels("history").inc()
             raise Unavailable("Too many messages are waiting in this conversation.", retry_after_ms=1_000)
         else:
             waiting.append((draft, stored))

@@ -1,7 +1,7 @@
 """
 The tables of the log in Cassandra, for `manage.py sync_cassandra`. The queries are in cassandra.py.
 
-Compaction is unified: messages are edited and deleted in place, which time windows would never bring together again.
+Compaction is unified, Cassandra's own advice for new tables since 5.0.
 """
 
 from typing import ClassVar
