@@ -95,7 +95,12 @@ class Service(ABC):
         for pid_file in sorted(self.home.glob("*.pid"), key=lambda file: file != self.pid_file):
             processes.end(pid_file, self.home, grace_s=STOP_GRACE_S)
         while self._children:
-            self._children.pop().wait()
+            child = self._children.pop()
+            try:
+                child.wait(STOP_GRACE_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
 
     def run(self, pid_file: Path, command: list[str]) -> None:
         with self.log_file.open("ab") as log:
@@ -140,10 +145,16 @@ class Service(ABC):
         self.kept.password = self.kept.password or secrets.token_hex(16)
         processes.write_private(file, json.dumps(asdict(self.kept)))
 
+    def _runs(self) -> bool:
+        # A child of ours is known by itself: Redis has no title for a moment, while it gives itself one.
+        if self._children:
+            return all(child.poll() is None for child in self._children)
+        return processes.named_in(self.pid_file, self.home) is not None
+
     def _wait(self) -> None:
         deadline = time.monotonic() + START_DEADLINE_S
         while not self.answers():
-            if time.monotonic() > deadline or processes.named_in(self.pid_file, self.home) is None:
+            if time.monotonic() > deadline or not self._runs():
                 last = self.log_file.read_text(errors="replace").splitlines()[-3:]
                 self.stop()
                 raise DidNotStart(f"{self.name} did not start; {self.log_file} ends: {' | '.join(last)}")
