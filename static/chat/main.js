@@ -33,7 +33,8 @@ const clock = { now: () => Date.now(), setTimeout: window.setTimeout.bind(window
 
 /** @type {any} */
 let reading = null;
-let readUpTo = 0;
+let seenUpTo = 0;
+let toldUpTo = 0;
 let leaving = false;
 addEventListener("beforeunload", () => {
   leaving = true;
@@ -108,6 +109,9 @@ if (findForm instanceof HTMLFormElement) searchWhileTyping(findForm, "[data-foun
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") log?.eraseLine();
 });
+addEventListener("pagehide", () => {
+  if (openId !== null) tellRead(openId);
+});
 addEventListener("offline", () => connection.networkLost());
 addEventListener("online", () => connection.tryNow());
 connection.start();
@@ -145,7 +149,7 @@ function openComposer(id) {
     keepDraft(text) {
       kept.keep(id, text);
     },
-    send: (content) => void write(id, content),
+    send: (content) => write(id, content),
   });
 }
 
@@ -157,22 +161,31 @@ async function write(id, content) {
   const keeping = outbox.add(id, content, (entry) => log?.showWaiting(entry));
   void log?.toLatest().catch(unimportant);
   await keeping;
-  await session.flush();
+  void session.flush();
 }
 
 /**
+ * Tells the server at once, then at most every READ_PAUSE_MS, and what is left when the page goes.
+ *
  * @param {string} id
  * @param {number} seq
  */
 function markRead(id, seq) {
-  if (seq <= readUpTo) return;
-  readUpTo = seq;
-  reading ??= setTimeout(() => {
-    reading = null;
-    server.markRead(id, readUpTo).catch(() => {
-      readUpTo = 0; // the next scroll, message or look at the page tries again
-    });
-  }, READ_PAUSE_MS);
+  if (seq <= seenUpTo) return;
+  seenUpTo = seq;
+  if (reading === null) tellRead(id);
+}
+
+/** @param {string} id */
+function tellRead(id) {
+  clearTimeout(reading);
+  reading = null;
+  if (seenUpTo <= toldUpTo) return;
+  toldUpTo = seenUpTo;
+  reading = setTimeout(() => tellRead(id), READ_PAUSE_MS);
+  server.markRead(id, toldUpTo).catch(() => {
+    seenUpTo = toldUpTo = 0; // the next scroll, message or look at the page tries again
+  });
 }
 
 /** Here or in another tab. @param {import("./outbox.js").Change} change */
@@ -205,6 +218,7 @@ function conversationChanged(conversation, isRemoved) {
 /** @param {string} id */
 function removed(id) {
   list.remove(id);
+  if (id === openId) seenUpTo = toldUpTo;
   if (leaving) return;
   if (id === openId) composer?.close("You are no longer in this group.");
   else if (id === membersOf) goWithNotice("You are no longer in this group.", "/");

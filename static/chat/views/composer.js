@@ -21,7 +21,8 @@ export function drafts(userId) {
 export class Composer {
   /**
    * @param {HTMLFormElement} form
-   * @param {{draft: string, keepDraft: (text: string) => void, send: (content: string) => void}} world
+   * @param {{draft: string, keepDraft: (text: string) => void, send: (content: string) => Promise<void>}} world
+   *   `send` is fulfilled once the message is safe
    */
   constructor(form, world) {
     this.form = form;
@@ -60,9 +61,9 @@ export class Composer {
       this.problem.textContent = this.text.value === "" ? "" : cleaned.problem;
       return;
     }
-    this.world.send(cleaned.content);
+    // Until it is safe elsewhere, the draft has it: a tab may die at any time.
+    void this.world.send(cleaned.content).then(() => this.world.keepDraft(this.text.value));
     this.text.value = "";
-    this.world.keepDraft("");
     this.problem.textContent = "";
     this.#fit();
     this.text.focus({ preventScroll: true });

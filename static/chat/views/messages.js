@@ -64,7 +64,7 @@ export class MessageLog {
     if (!this.#live) {
       for (const message of fresh) this.#waiting(message)?.remove();
     } else if (this.#isNearEnd()) {
-      this.#insert(fresh, this.list.querySelector("[data-waiting]"));
+      for (const node of this.#insert(fresh, this.list.querySelector("[data-waiting]"))) node.dataset["fresh"] = "";
       if (document.visibilityState !== "visible" && others[0] !== undefined) this.#drawLine(others[0].seq);
       this.#trimStart();
       this.log.scrollTop = 0;
@@ -301,6 +301,7 @@ export class MessageLog {
   /**
    * @param {Message[]} messages
    * @param {Element | null} before
+   * @returns {HTMLElement[]}
    */
   #insert(messages, before) {
     const nodes = messages.map((message) => this.#place(message));
@@ -309,8 +310,8 @@ export class MessageLog {
       if (node === before) before = node.nextElementSibling;
       else this.list.insertBefore(node, before);
     }
-    if (before instanceof HTMLElement) nodes.push(before);
-    this.#decorate(nodes);
+    this.#decorate(before instanceof HTMLElement ? [...nodes, before] : nodes);
+    return nodes;
   }
 
   /** The node for a message: the one in which it has been waiting, or another. @param {Message} message */
@@ -337,7 +338,6 @@ export class MessageLog {
       sentAt: message.sent_at,
       kind: message.kind,
       state: "sent",
-      fresh: "",
     });
     if (own) node.dataset["own"] = "";
     const avatar = find(node, ".avatar", HTMLElement);
