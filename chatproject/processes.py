@@ -33,11 +33,11 @@ def _shown(pid: int) -> bytes:
     return shown
 
 
-def end(pid_file: Path, home: Path, *, grace_s: float) -> None:
+def end(pid_file: Path, home: Path, *, grace_s: float, how: signal.Signals = signal.SIGTERM) -> None:
     """Ask it to stop, and kill it if it has not after `grace_s` seconds. A process that is not ours is left alone."""
     pid = named_in(pid_file, home)
     if pid is not None:
-        for number, seconds in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
+        for number, seconds in ((how, grace_s), (signal.SIGKILL, 5.0)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
             if _is_gone(pid_file, home, seconds):

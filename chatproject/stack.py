@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -62,6 +63,7 @@ class Service(ABC):
     name: str
     packages: tuple[str, ...]
     ports_needed = 1
+    stop_signal = signal.SIGTERM
 
     def __init__(self, services: Path) -> None:
         self.home = (services / self.name).resolve()
@@ -93,7 +95,7 @@ class Service(ABC):
 
     def stop(self) -> None:
         for pid_file in sorted(self.home.glob("*.pid"), key=lambda file: file != self.pid_file):
-            processes.end(pid_file, self.home, grace_s=STOP_GRACE_S)
+            processes.end(pid_file, self.home, grace_s=STOP_GRACE_S, how=self.stop_signal)
         while self._children:
             child = self._children.pop()
             try:
@@ -256,6 +258,7 @@ class RabbitMQ(Service):
 class PostgreSQL(Service):
     name = "postgresql"
     packages = ("postgresql",)
+    stop_signal = signal.SIGINT  # on SIGTERM it would wait until every client has gone
 
     @property
     def url(self) -> str:

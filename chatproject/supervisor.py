@@ -353,7 +353,7 @@ def _address(options: Options) -> str:
 def _banner(options: Options, users: list[dict[str, str]], ready: bool) -> str:
     lines = ["", f"  The chat is at  http://{_address(options)}/"]
     if not ready:
-        lines = ["", f"  Not everything is ready yet; see {options.data / 'log'}"]
+        lines += [f"  Not everything is ready yet; see {options.data / 'log'}"]
     if users:
         lines += ["", *(f"    {user['username']:<8} {user['password']}{user['note']}" for user in users)]
     lines += ["", f"  Passwords of the demo users: {options.data / 'demo-users.txt'}", "  Stop with Ctrl-C.", ""]

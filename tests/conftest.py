@@ -7,6 +7,7 @@ nothing else is. A service that can't be had skips its tests, with the reason; u
 """
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -61,19 +62,21 @@ class Stack:
 STACK = pytest.StashKey[Stack]()
 
 
+def _told_to_stop(*_: object) -> None:
+    """Python would end at once, and the services would not."""
+    pytest.exit("told to stop", returncode=128 + signal.SIGTERM)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     session.config.stash[STACK] = stack = Stack()
+    session.config.add_cleanup(stack.stop)  # however the run ends
+    signal.signal(signal.SIGTERM, _told_to_stop)
     if session.config.option.collectonly:
         return
     asked_for = {name for item in session.items for name in getattr(item, "fixturenames", ())}
     for fixture in SERVICES:
         if fixture in asked_for:
             stack.begin(fixture)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if STACK in session.config.stash:
-        session.config.stash[STACK].stop()
 
 
 @pytest.fixture(scope="session")
