@@ -98,6 +98,7 @@ class Service(ABC):
             processes.end(pid_file, self.home, grace_s=STOP_GRACE_S, how=self.stop_signal)
         while self._children:
             child = self._children.pop()
+            child.send_signal(self.stop_signal)  # ours, even if it has no title yet
             try:
                 child.wait(STOP_GRACE_S)
             except subprocess.TimeoutExpired:
