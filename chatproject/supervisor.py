@@ -356,7 +356,8 @@ def _banner(options: Options, users: list[dict[str, str]], ready: bool) -> str:
         lines += [f"  Not everything is ready yet; see {options.data / 'log'}"]
     if users:
         lines += ["", *(f"    {user['username']:<8} {user['password']}{user['note']}" for user in users)]
-    lines += ["", f"  Passwords of the demo users: {options.data / 'demo-users.txt'}", "  Stop with Ctrl-C.", ""]
+    kept = options.data / "demo-users.txt"
+    lines += ["", *([f"  Passwords of the demo users: {kept}"] if kept.exists() else []), "  Stop with Ctrl-C.", ""]
     return "\n".join(lines)
 
 
