@@ -35,7 +35,7 @@ app.conf.update(
     # On RabbitMQ a publish without confirmation may vanish; on Redis a task unacknowledged for so long runs again.
     broker_transport_options={"confirm_publish": True}
     if _on_rabbitmq
-    else {"visibility_timeout": 3600, "socket_timeout": 5},
+    else {"visibility_timeout": 300, "socket_timeout": 5},
     task_queues=[
         Queue(
             "push",
@@ -55,6 +55,7 @@ app.conf.update(
     task_default_exchange_type=_exchange.type,
     task_default_routing_key="push",
     task_acks_late=True,
+    task_acks_on_failure_or_timeout=False,  # to the dead letters, not into nothing
     task_reject_on_worker_lost=True,
     task_ignore_result=True,
     task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.2},

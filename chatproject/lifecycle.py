@@ -6,11 +6,13 @@ import logging
 from django.conf import settings
 from prometheus_client import start_http_server
 
-from apps.conversations import delivery, history
+from apps.conversations import consumers, delivery, history
 from apps.conversations.errors import Unavailable
 from apps.presence import node
 
 logger = logging.getLogger(__name__)
+
+FINISH_S = 2
 
 
 async def start() -> None:
@@ -30,5 +32,6 @@ async def start() -> None:
 
 
 async def stop() -> None:
+    await consumers.finish(FINISH_S)
     await node.current().stop()
     await history.close()

@@ -60,6 +60,8 @@ class Flow:
 
 
 class ChatSocket(WebSocketProtocol):
+    failByDrop = False  # say why (1009, 1007), instead of only hanging up
+
     def onOpen(self) -> None:
         self.transport.unregisterProducer()  # the HTTP channel's, from before the upgrade
         self.flow = Flow()
@@ -71,7 +73,12 @@ class ChatSocket(WebSocketProtocol):
             logger.warning("cut a connection that does not read", extra={"client": self.client_addr})
             self.transport.abortConnection()
             return
-        super().serverSend(content, binary)
+        # The limit is for what comes in; autobahn holds what goes out against it too.
+        limit, self.maxMessagePayloadSize = self.maxMessagePayloadSize, 0
+        try:
+            super().serverSend(content, binary)
+        finally:
+            self.maxMessagePayloadSize = limit
 
     def serverClose(self, code: int | None = None) -> None:
         if code in (1012, 1013):  # autobahn's own `sendClose` takes none but 1000 and 3000-4999

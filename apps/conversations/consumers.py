@@ -51,9 +51,19 @@ from apps.presence.status import HEARTBEAT_INTERVAL_S, OFFLINE_AFTER_S
 logger = logging.getLogger(__name__)
 
 MAX_WAITING_COMMANDS = 256
-MAX_WAITING_FRAMES = 256
+MAX_WAITING_FRAMES = 1_024  # above MAX_WATCHED_USERS, each of which is answered with a frame
+ANSWERS = (b'{"type":"ack"', b'{"type":"nack"', b'{"type":"synced"')  # nothing brings these again
 MAX_BAD_FRAMES = 20  # within a minute
 FLOOD_FACTOR = 10  # frames per 10 s, in multiples of the send limit
+
+
+_unfinished: set[asyncio.Task[None]] = set()
+
+
+async def finish(seconds: float) -> None:
+    """Give the commands that are being carried out, whose sockets may be gone, this long to come to their end."""
+    if _unfinished:
+        await asyncio.wait(_unfinished, timeout=seconds)
 
 
 class State(Enum):
@@ -154,23 +164,29 @@ class ChatConsumer(AsyncWebsocketConsumer):
         )
 
     # --- out ---------------------------------------------------------------------------------------------------------
-    def push(self, frame: bytes) -> None:
+    def push(self, frame: bytes) -> bool:
         if self._state is not State.OPEN:
-            return
+            return False
         if len(self._frames) >= MAX_WAITING_FRAMES:
-            # It reads too slowly: forget what waits, and let it fetch that when it is ready.
+            # It reads too slowly: forget the events that wait, and let it fetch them when it is ready.
             metrics.overflows.labels("socket").inc()
-            self._frames.clear()
+            self._frames = deque(waiting for waiting in self._frames if waiting.startswith(ANSWERS))
             frame = node.RESYNC_FRAME
         self._frames.append(frame)
         self._frames_ready.set()
+        return True
 
     async def _write(self) -> None:
-        while True:
-            while self._frames:
-                await self._send_frame(self._frames.popleft())
-            self._frames_ready.clear()
-            await self._frames_ready.wait()
+        try:
+            while True:
+                while self._frames:
+                    await self._send_frame(self._frames.popleft())
+                self._frames_ready.clear()
+                await self._frames_ready.wait()
+        except Exception:  # a socket that cannot be written to must not look as if it were quiet
+            logger.exception("a socket could not be written to")
+            self._state = State.CLOSING
+            await self._send({"type": "websocket.close", "code": 1013})
 
     async def _send_frame(self, frame: bytes) -> None:
         await self._send({"type": "websocket.send", "text": frame.decode()})
@@ -224,15 +240,21 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     async def _work(self) -> None:
         while True:
-            command = await self._commands.get()
-            try:
-                await self._carry_out(command)
-            except ChatError as error:
-                self._refuse_command(error, command)
-            except Exception:  # the outermost place of a socket: a bug is answered, and the socket lives on
-                bug = uuid4().hex[:12]
-                logger.exception("a command failed", extra={"bug": bug})
-                self._refuse_command(Internal(f"Something went wrong here (id {bug})."), command)
+            # What has begun is brought to its end, also when the socket closes: a stored message has to be delivered.
+            answering = asyncio.create_task(self._answer(await self._commands.get()))
+            _unfinished.add(answering)
+            answering.add_done_callback(_unfinished.discard)
+            await asyncio.shield(answering)
+
+    async def _answer(self, command: Command) -> None:
+        try:
+            await self._carry_out(command)
+        except ChatError as error:
+            self._refuse_command(error, command)
+        except Exception:  # the outermost place of a socket: a bug is answered, and the socket lives on
+            bug = uuid4().hex[:12]
+            logger.exception("a command failed", extra={"bug": bug})
+            self._refuse_command(Internal(f"Something went wrong here (id {bug})."), command)
 
     async def _carry_out(self, command: Command) -> None:
         match command:

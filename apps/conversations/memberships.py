@@ -76,6 +76,7 @@ class Kept(Generic[K, V]):
 
     def __init__(self) -> None:
         self._values: OrderedDict[K, tuple[float, V]] = OrderedDict()
+        self.expired = 0  # how often; what was read before the last time is not to be kept
 
     def fresh(self, key: K) -> V | None:
         until, value = self._values.get(key, (0.0, None))
@@ -91,10 +92,12 @@ class Kept(Generic[K, V]):
             self._values.popitem(last=False)
 
     def expire(self, key: K) -> None:
+        self.expired += 1
         if key in self._values:
             self._values[key] = (0.0, self._values[key][1])
 
     def expire_all(self) -> None:
+        self.expired += 1
         self._values = OrderedDict((key, (0.0, value)) for key, (_, value) in self._values.items())
 
 
@@ -118,8 +121,11 @@ async def known(conversation_id: UUID) -> Members:
 
 async def load(conversation_id: UUID, user_id: UUID | None) -> Members:
     """Fresh from the database, or, while that is away, as last known. Raises NotFound, Unavailable."""
+    expired = -1
     try:
-        members = await in_db(_load, conversation_id, user_id)
+        while expired != conversations.expired:  # it changed while it was read: the answer may be the one before
+            expired = conversations.expired
+            members = await in_db(_load, conversation_id, user_id)
     except Unavailable as error:
         last_known = conversations.stale(conversation_id)
         if last_known is None:

@@ -29,6 +29,8 @@ from apps.presence import last_seen, node
 
 SYNC_PER_CONVERSATION = 200
 SYNC_TOTAL = 2_000  # messages in one `synced`; the rest of the conversations say `more`
+SYNC_BYTES = 256_000  # about; below what a client may be behind before it is cut
+MESSAGE_OVERHEAD_BYTES = 350  # of a message, besides its content
 CONCURRENT_READS = 8
 
 
@@ -78,6 +80,7 @@ async def sync(actor: Person, cursors: Mapping[UUID, int]) -> list[SyncedConvers
             return found
 
     pages = dict(zip(behind, await asyncio.gather(*(missed(*item) for item in behind.items())), strict=True))
+    pages = _that_fit(pages)
     outs = iter(await _outs([message for page in pages.values() for message in page]))
     messages = {conversation_id: [next(outs) for _ in page] for conversation_id, page in pages.items()}
     return [
@@ -88,6 +91,20 @@ async def sync(actor: Person, cursors: Mapping[UUID, int]) -> list[SyncedConvers
         else SyncedConversation(conversation_id, error="not_a_member")
         for conversation_id in cursors
     ]
+
+
+def _that_fit(pages: Mapping[UUID, list[Message]]) -> dict[UUID, list[Message]]:
+    """The first messages of the pages, until one frame is full; at least one."""
+    room = SYNC_BYTES
+    fit: dict[UUID, list[Message]] = {}
+    for conversation_id, page in pages.items():
+        fit[conversation_id] = []
+        for message in page:
+            if room <= 0:
+                break
+            room -= len(message.content.encode()) + MESSAGE_OVERHEAD_BYTES
+            fit[conversation_id].append(message)
+    return fit
 
 
 def _synced(

@@ -18,7 +18,7 @@ from apps.accounts.models import Block, User
 from apps.accounts.people import Person
 from apps.conversations import delivery, memberships, reads, throttle
 from apps.conversations.database import in_db
-from apps.conversations.errors import BadFrame, Blocked, Forbidden, NotFound
+from apps.conversations.errors import BadFrame, Blocked, Forbidden, NotFound, Unavailable
 from apps.conversations.history import log
 from apps.conversations.memberships import Members
 from apps.conversations.messages import Draft, Kind, Message
@@ -98,9 +98,9 @@ def _open_direct(actor: Person, username: str) -> tuple[UUID, bool]:
 async def create_group(actor: Person, title: str, usernames: Collection[str]) -> UUID:
     """A group with its owner and first members. Raises BadFrame for its title, NotFound, Blocked."""
     title = _clean_title(title)
+    await (await log()).ping()  # before the change: a history that is away cannot take the message about it
     conversation_id = await in_db(_create_group, actor, title, usernames)
-    await _say(actor, conversation_id, f"{actor.display_name} created the group “{title}”")
-    await _tell_changed(conversation_id)
+    await _changed(actor, conversation_id, f"{actor.display_name} created the group “{title}”")
     return conversation_id
 
 
@@ -122,6 +122,7 @@ async def rename(actor: Person, conversation_id: UUID, title: str) -> None:
     members.check_may_manage(actor.id)
     if title == members.title:
         return
+    await (await log()).ping()
     await in_db(Conversation.objects.filter(id=conversation_id).update, title=title)
     await _changed(actor, conversation_id, f"{actor.display_name} renamed the group to “{title}”")
 
@@ -164,6 +165,7 @@ async def remove_member(actor: Person, conversation_id: UUID, username: str) -> 
         if target.role != Membership.Role.MEMBER and members.get(actor.id).role != Membership.Role.OWNER:
             raise Forbidden("Only the owner may remove an owner or admin.")
         text = f"{actor.display_name} removed {target.person.display_name}"
+    await (await log()).ping()
     gone = await in_db(_leave, conversation_id, target.person.id)
     if gone:
         await _changed(actor, conversation_id, text)
@@ -193,6 +195,7 @@ async def change_role(actor: Person, conversation_id: UUID, username: str, role:
     target = _member_named(members, username)
     if target.person.id == actor.id or target.role == role:
         return
+    await (await log()).ping()
     await in_db(_change_role, conversation_id, actor.id, target.person.id, role)
     said = "the owner" if role == Membership.Role.OWNER else f"{'an' if role == 'admin' else 'a'} {role}"
     await _changed(actor, conversation_id, f"{actor.display_name} made {target.person.display_name} {said}")
@@ -243,9 +246,13 @@ async def _direct_changed(actor: Person, username: str) -> None:
 
 # --- telling people about a conversation -----------------------------------------------------------------------------
 async def _changed(actor: Person, conversation_id: UUID, text: str) -> None:
+    """The change stands, so what cannot be told now must not refuse it: whoever missed it will look."""
     await _forget_members(conversation_id)
-    await _say(actor, conversation_id, text)
-    await _tell_changed(conversation_id)
+    try:
+        await _say(actor, conversation_id, text)
+        await _tell_changed(conversation_id)
+    except Unavailable as error:
+        logger.warning("not everyone was told of a change: %s", error, extra={"conversation_id": str(conversation_id)})
 
 
 async def _forget_members(conversation_id: UUID) -> None:
@@ -269,7 +276,10 @@ async def _tell(members: Members, user_ids: Collection[UUID]) -> None:
 async def _tell_removed(members: Members, person: Person) -> None:
     out = (await reads.conversation_for(members, [person.id]))[person.id]
     bare = msgspec.structs.replace(out, members=[], last_message=None, unread_count=0)
-    await delivery.to_users([person.id], encode(ConversationUpdated(bare, removed=True)))
+    try:
+        await delivery.to_users([person.id], encode(ConversationUpdated(bare, removed=True)))
+    except Unavailable as error:
+        logger.warning("who was removed was not told: %s", error, extra={"user_id": str(person.id)})
 
 
 # --- small checks ----------------------------------------------------------------------------------------------------

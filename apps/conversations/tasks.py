@@ -11,11 +11,12 @@ from redis.exceptions import RedisError
 from apps.conversations.models import Membership
 from apps.presence.pipe import Pipe
 from apps.presence.registry import Registry
+from apps.push import tasks as push
 from apps.push.models import Device
 from apps.push.tasks import send_push
 
 
-@shared_task
+@shared_task(**push.RETRY)
 def notify_absent(notices: list[dict[str, Any]]) -> None:
     """For each notice, as delivery.py makes them: a push to every device of each absent member who has not read it."""
     for notice in notices:

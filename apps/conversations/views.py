@@ -78,7 +78,6 @@ def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
     before = _seq(request.GET.get("before"))
     current: ConversationOut = async_to_sync(reads.conversation)(me(request), conversation_id)
     shown, has_more = async_to_sync(reads.messages_page)(me(request), conversation_id, before_seq=before)
-    unread = [each.seq for each in shown if each.seq > current.last_read_seq] if current.unread_count else []
     newest = shown[-1].seq if shown and before is None else current.last_seq
     context = {
         **_conversations(request),
@@ -87,7 +86,7 @@ def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
         "has_more": has_more,
         "is_live": before is None,
         "cursor": newest,
-        "first_unread": unread[0] if unread else None,
+        "first_unread": current.last_read_seq + 1 if current.unread_count else None,
         "client_msg_id": uuid4(),
     }
     return render(request, "chat/conversation.html", context)

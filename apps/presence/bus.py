@@ -43,6 +43,11 @@ class ChannelLayer(RedisPubSubChannelLayer):
         """The same, queued at once: messages go out in the order of the calls."""
         return self.pipe().enqueue("PUBLISH", channel, self.serialize(message))
 
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        """Raises RedisError, within seconds."""
+        name = self._get_layer()._get_group_channel_name(group)
+        await self.pipe().execute("PUBLISH", name, self.serialize(message))
+
     async def subscribe(self, channel: str, group: str) -> None:
         """Let `receive(channel)` have what is sent to channel and group. Raises RedisError; may be repeated."""
         layer = self._get_layer()

@@ -19,8 +19,13 @@ class Socket(Protocol):
     identity: Identity
     last_heard: float
 
-    def push(self, frame: bytes) -> None:
-        """Queue a frame for this socket. Never waits; a socket that reads too slowly is dealt with by itself."""
+    def push(self, frame: bytes) -> bool:
+        """
+        Queue a frame for this socket; returns whether it was taken, which a closing socket does not.
+
+        Never waits; a socket that reads too slowly is dealt with by itself.
+        """
+        ...
 
     async def close(self, code: int) -> None: ...
 
@@ -44,15 +49,15 @@ class Hub:
         return True
 
     def send(self, user_ids: Collection[UUID], frame: bytes) -> set[UUID]:
-        """Push a frame to every socket of these users; returns the users who have one."""
+        """Push a frame to every socket of these users; returns the users whom it reached."""
         reached, handed = set(), 0
         here = self._sockets
         for user_id in user_ids:
             if user_id in here:
-                reached.add(user_id)
-                for socket in here[user_id]:
-                    socket.push(frame)
-                handed += len(here[user_id])
+                taken = sum(socket.push(frame) for socket in here[user_id])
+                if taken:
+                    reached.add(user_id)
+                    handed += taken
         metrics.deliveries.inc(handed)
         return reached
 

@@ -72,6 +72,7 @@ class Node:
         self._last_own_beat = time.monotonic()
         self._lease_count = 0
         self._gone: set[str] = set()
+        self._departing: set[str] = set()  # who left while Redis was away
         self._tasks: set[asyncio.Future[None]] = set()
         self._on_resync: Callable[[], None] = lambda: None
         self._on_unreached: Callable[[bytes, set[UUID]], Awaitable[None]] | None = None
@@ -133,14 +134,15 @@ class Node:
             if await self.registry.online.arrive(self.channel, [user]):
                 self._announcements.came(user, time.monotonic())
         except RedisError:
-            # The refresh will put the user into the registry, and sees that it was away: resync.
+            # Skipping a number makes the next renewal of the lease find that something is amiss: refresh and resync.
+            self._lease_count += 1
             logger.warning("a socket was taken in while Redis is away", extra={"user_id": user})
 
     async def remove(self, socket: Socket) -> None:
         user = str(socket.identity.person.id)
-        await self.watch(socket, frozenset())
         was_last = self.hub.remove(socket)
         metrics.connections.dec()
+        await self.watch(socket, frozenset())
         if was_last:
             await self._depart([user])
 
@@ -159,7 +161,8 @@ class Node:
         try:
             gone = await self.registry.online.depart(self.channel, users)
         except RedisError:
-            return  # the entries expire by themselves
+            self._departing.update(users)  # the entries expire by themselves, but somebody has to tell
+            return
         self._left(gone)
 
     def _left(self, users: Collection[str]) -> None:
@@ -325,6 +328,11 @@ class Node:
             self.resync("silence")
 
     async def _refresh(self) -> None:
+        if self._departing:
+            gone = self._departing - set(self.hub.users())
+            await self.registry.online.depart(self.channel, gone)
+            self._departing.clear()
+            self._left(gone)
         for user in await self.registry.online.arrive(self.channel, self.hub.users()):
             self._announcements.came(user, time.monotonic())
         await self.registry.watchers.arrive(self.channel, self.hub.watched())

@@ -345,7 +345,7 @@ async def test_a_socket_that_reads_too_slowly_gets_one_resync_instead(ada: Clien
     socket = await connect(ada)
     await socket.receive("hello")
     (consumer,) = node.current().hub.sockets_of(ada.person.id)
-    for number in range(300):  # without giving its writer a turn
+    for number in range(1_100):  # without giving its writer a turn
         consumer.push(json.dumps({"type": "noise", "number": number}).encode())
 
     assert (await socket.receive())["type"] == "resync"

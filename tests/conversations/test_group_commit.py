@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 
 from apps.conversations.errors import Unavailable
@@ -106,6 +107,15 @@ async def test_two_tries_of_a_message_in_one_commit_are_one(store: FakeStore, hi
     store.let(2)
     assert await seqs(callers) == [1, 2, 2]
     assert store.commits == [["a"], ["b"]]
+
+
+async def test_of_two_tries_in_one_commit_the_first_is_stored(store: FakeStore, history: History) -> None:
+    first = draft("first")
+    callers = await saying(history, draft(), first, msgspec.structs.replace(first, content="second", after_seq=3))
+    store.let(2)
+
+    assert [message.content for message in await asyncio.gather(*callers)] == ["hello", "first", "first"]
+    assert store.commits == [["hello"], ["first"]]
 
 
 async def test_a_failure_reaches_every_caller_of_that_commit_and_no_other(store: FakeStore, history: History) -> None:

@@ -11,8 +11,9 @@ class FakeSocket:
         self.last_heard = 0.0
         self.frames: list[bytes] = []
 
-    def push(self, frame: bytes) -> None:
+    def push(self, frame: bytes) -> bool:
         self.frames.append(frame)
+        return True
 
     async def close(self, code: int) -> None: ...
 

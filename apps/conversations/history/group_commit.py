@@ -9,6 +9,8 @@ import asyncio
 from collections import deque
 from uuid import UUID
 
+import msgspec
+
 from apps.conversations.errors import Unavailable
 from apps.conversations.history.base import HistoryStore
 from apps.conversations.messages import Draft, Message
@@ -60,7 +62,11 @@ class History:
     async def _commit(self, group: list[tuple[Draft, "asyncio.Future[Message]"]]) -> None:
         # Two tries of the same message in one group are one message.
         ids = [draft.message_id for draft, _ in group]
-        drafts = {message_id: draft for message_id, (draft, _) in zip(ids, group, strict=True)}
+        drafts: dict[UUID, Draft] = {}
+        for message_id, (draft, _) in zip(ids, group, strict=True):
+            first = drafts.setdefault(message_id, draft)
+            if first.after_seq is None:  # a retry says where to look for the try before
+                drafts[message_id] = msgspec.structs.replace(first, after_seq=draft.after_seq)
         try:
             messages = dict(zip(drafts, await self._store.append(list(drafts.values())), strict=True))
         except Exception as error:  # noqa: BLE001 whatever it is, each of the waiting callers has to hear of it
