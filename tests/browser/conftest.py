@@ -95,9 +95,9 @@ class Guest:
     def unexpected(self) -> list[str]:
         return [each for each in self.problems if not self.expected or not re.search(self.expected, each)]
 
-    # --- what a person does ----------------------------------------------------------------------------------------
+    # --- what a person does ------------------------------------------------------------------------------------------
     def sign_up(self, name: str) -> None:
-        self.name, self.username = name, f"{name.split()[0].lower()}-{next(_numbers)}"
+        self.name, self.username = name, f"{name.split(maxsplit=1)[0].lower()}-{next(_numbers)}"
         self.page.goto(f"{self.url}/accounts/signup/")
         self.page.get_by_label("Username").fill(self.username)
         self.page.get_by_label("Display name").fill(name)

@@ -122,7 +122,8 @@ def test_scrolling_back_loads_what_came_before_and_keeps_the_place(ada: Guest, b
 SCROLL_UP_AND_SEE_WHAT_MOVES = """() => new Promise((resolve) => {
     const log = document.querySelector("[data-log]");
     const list = document.querySelector("[data-messages]");
-    const visible = () => [...list.children].find((node) => node.getBoundingClientRect().bottom > log.getBoundingClientRect().top);
+    const isVisible = (node) => node.getBoundingClientRect().bottom > log.getBoundingClientRect().top;
+    const visible = () => [...list.children].find(isVisible);
     let anchor, before;
     new MutationObserver((_, observer) => {
         observer.disconnect();
@@ -294,7 +295,7 @@ def test_what_people_write_is_text_whatever_it_looks_like(ada: Guest, bob: Guest
         "<script>window.pwned = 1</script>",
         "<img src=x onerror='window.pwned = 1'>",
         "javascript:window.pwned=1",
-        "https://example.org/\"onmouseover=\"window.pwned=1",
+        'https://example.org/"onmouseover="window.pwned=1',
         "{{ 7|add:7 }} {% now %} ${window.pwned = 1}",
         "</template></li><h1>out</h1>",
     ]
@@ -309,9 +310,7 @@ def test_what_people_write_is_text_whatever_it_looks_like(ada: Guest, bob: Guest
         assert person.page.evaluate("window.pwned") is None
 
 
-def test_a_node_that_dies_is_waited_for_and_nothing_is_lost(
-    ada: Guest, bob: Guest, installation: Installation
-) -> None:
+def test_a_node_that_dies_is_waited_for_and_nothing_is_lost(ada: Guest, bob: Guest, installation: Installation) -> None:
     ada.find(bob)
     bob.open("Ada Lovelace")
     ada.expected = NODE_IS_DOWN
@@ -344,9 +343,7 @@ def test_a_session_that_ends_leads_to_the_login_and_keeps_what_was_written(
     expect(ada.page.get_by_label("Message to Bob Kahn")).to_have_value("half a tho")
 
 
-def test_without_javascript_one_can_log_in_read_and_write(
-    ada: Guest, bob: Guest, guest: Callable[..., Guest]
-) -> None:
+def test_without_javascript_one_can_log_in_read_and_write(ada: Guest, bob: Guest, guest: Callable[..., Guest]) -> None:
     conversation = ada.find(bob)
     ada.write_history(conversation, *(f"message {number}" for number in range(1, 61)))
     plain = guest(node=1, java_script_enabled=False)

@@ -49,7 +49,7 @@ export class ConversationList {
     row.dataset["unread"] = `${seen ? 0 : Number(row.dataset["unread"]) + missed}`;
     const kind = row.querySelector(".avatar.group") === null ? "direct" : "group";
     this.#showLast(row, message, kind);
-    this.list.prepend(row);
+    if (this.list.firstElementChild !== row) this.list.prepend(row);
     this.#changed();
   }
 
@@ -70,10 +70,13 @@ export class ConversationList {
 
   /** The newest of all, in their order; older ones stay below. @param {Conversation[]} conversations */
   refresh(conversations) {
-    for (const conversation of conversations.toReversed()) {
+    let place = this.list.firstElementChild;
+    for (const conversation of conversations) {
       const row = this.#row(conversation.id) ?? this.#build();
       this.#show(row, conversation);
-      this.list.prepend(row);
+      // A row that is in its place stays untouched: whoever is pressing it must not lose it.
+      if (row === place) place = row.nextElementSibling;
+      else this.list.insertBefore(row, place);
     }
     this.#changed();
   }

@@ -22,6 +22,7 @@ export class MessageLog {
   #live;
   #loading = false;
   #unseen = 0;
+  #firstUnread;
   #lineDrawn = false; // since the page was last looked at
 
   /**
@@ -41,6 +42,7 @@ export class MessageLog {
     this.template = find(document, "[data-message-template]", HTMLTemplateElement);
     this.#hasOlder = log.dataset["hasOlder"] === "true";
     this.#live = log.dataset["live"] === "true";
+    this.#firstUnread = Number(log.dataset["firstUnread"]);
     for (const node of this.#nodes()) this.#dress(node);
     this.#decorate(this.#nodes());
     log.querySelector("[data-older]")?.remove();
@@ -157,7 +159,6 @@ export class MessageLog {
         this.#trimEnd();
       });
     });
-    this.#scrolled();
   }
 
   async #loadNewer() {
@@ -169,7 +170,6 @@ export class MessageLog {
       });
       if (!page.has_more) await this.#catchUp();
     });
-    this.#scrolled();
   }
 
   /** What came in while the last page was loaded. */
@@ -197,6 +197,7 @@ export class MessageLog {
       this.#loading = false;
       this.log.removeAttribute("aria-busy");
     }
+    this.#scrolled();
   }
 
   #trimStart() {
@@ -248,9 +249,10 @@ export class MessageLog {
 
   // --- the line above what is new ------------------------------------------------------------------------------------
   #openAtUnread() {
-    const line = this.#line();
-    const hidden = line !== null && line.getBoundingClientRect().top < this.log.getBoundingClientRect().top;
-    if (hidden) this.log.scrollTop += line.getBoundingClientRect().top - this.log.getBoundingClientRect().top - 48;
+    const isOlder = this.#firstUnread > 0 && this.#firstUnread < this.#firstSeq();
+    const start = isOlder ? this.list.firstElementChild : this.#line();
+    const above = start === null ? 0 : start.getBoundingClientRect().top - this.log.getBoundingClientRect().top;
+    if (above < 0) this.log.scrollTop += above - 48;
     this.#scrolled();
   }
 
@@ -268,6 +270,7 @@ export class MessageLog {
   }
 
   eraseLine() {
+    this.#firstUnread = 0;
     const line = this.#line();
     if (line !== null) line.hidden = true;
   }
@@ -345,6 +348,7 @@ export class MessageLog {
     avatar.classList.add(`hue-${hue(message.sender.id)}`);
     find(node, ".who", HTMLElement).textContent = message.sender.display_name;
     find(node, ".text", HTMLElement).textContent = message.content;
+    find(node, ".unread-line", HTMLElement).hidden = message.seq === 0 || message.seq !== this.#firstUnread;
     this.#dress(node);
     return node;
   }
