@@ -29,6 +29,7 @@ V = TypeVar("V")
 
 KEEP_S = 30
 MAX_KEPT = 50_000
+MAX_READS = 3
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -121,20 +122,22 @@ async def known(conversation_id: UUID) -> Members:
 
 async def load(conversation_id: UUID, user_id: UUID | None) -> Members:
     """Fresh from the database, or, while that is away, as last known. Raises NotFound, Unavailable."""
-    expired = -1
-    try:
-        while expired != conversations.expired:  # it changed while it was read: the answer may be the one before
-            expired = conversations.expired
+    for _ in range(MAX_READS):
+        expired = conversations.expired
+        try:
             members = await in_db(_load, conversation_id, user_id)
-    except Unavailable as error:
-        last_known = conversations.stale(conversation_id)
-        if last_known is None:
-            raise
-        logger.warning("a conversation goes on as last known: %s", error)
-        return last_known
-    if members is None:
-        raise NotFound("There is no such conversation.")
-    conversations.keep(conversation_id, members)
+        except Unavailable as error:
+            last_known = conversations.stale(conversation_id)
+            if last_known is None:
+                raise
+            logger.warning("a conversation goes on as last known: %s", error)
+            return last_known
+        if members is None:
+            raise NotFound("There is no such conversation.")
+        if expired == conversations.expired:
+            conversations.keep(conversation_id, members)
+            break
+        # Some conversation changed while this one was read, perhaps this one: what was read may be from before.
     return members
 
 
