@@ -74,7 +74,7 @@ const session = new Session({
       document.documentElement.dataset["node"] = hello.node_id;
       presence.peopleChanged();
     },
-    onMissed: () => void refreshList(),
+    onMissed: () => void list.refresh(server.conversations).catch(unimportant),
     onMessage: (message) => void list.message(message).catch(unimportant),
     onInOrder: (_, messages) => log?.append(messages),
     onConversation: conversationChanged,
@@ -223,14 +223,6 @@ function removed(id) {
   if (id === openId) composer?.close("You are no longer in this group.");
   else if (id === membersOf) goWithNotice("You are no longer in this group.", "/");
   else showNotice("You are no longer in one of your groups.");
-}
-
-async function refreshList() {
-  try {
-    list.refresh(await server.conversations());
-  } catch (error) {
-    unimportant(error);
-  }
 }
 
 /** @param {State} state */

@@ -32,8 +32,8 @@ export function rest(csrfToken) {
   }
 
   return {
-    /** @returns {Promise<Conversation[]>} the 50 most recently active */
-    conversations: async () => (await ask("conversations")).results,
+    /** @type {() => Promise<{results: Conversation[], next_cursor: string | null}>} the most recently active */
+    conversations: () => ask("conversations"),
 
     /** @type {(id: string) => Promise<Conversation>} */
     conversation: (id) => ask(`conversations/${id}`),

@@ -343,6 +343,46 @@ def test_a_session_that_ends_leads_to_the_login_and_keeps_what_was_written(
     expect(ada.page.get_by_label("Message to Bob Kahn")).to_have_value("half a tho")
 
 
+def test_who_is_banned_is_told_so_and_does_not_come_back(ada: Guest, installation: Installation) -> None:
+    ada.connected()
+    deactivate = f"accounts.deactivate(User.objects.get(username={ada.username!r}))"
+    imports = "from apps.accounts import services as accounts; from apps.accounts.models import User"
+    installation.manage("shell", "--no-imports", "-c", f"{imports}; {deactivate}")
+    expect(ada.page.get_by_role("heading", name="This account is closed")).to_be_visible()
+    ada.page.reload()
+    expect(ada.page.get_by_role("heading", name="Log in")).to_be_visible()
+
+
+def test_who_is_removed_while_away_finds_the_conversation_gone(ada: Guest, bob: Guest) -> None:
+    ada.page.goto(f"{ada.url}/new/")
+    ada.page.get_by_label("Name of the group").fill("Release team")
+    ada.page.get_by_label(re.compile("^Usernames")).fill(bob.username)
+    ada.page.get_by_role("button", name="Make the group").click()
+    bob.open("Release team")
+    bob.expected = OFFLINE
+    bob.context.set_offline(True)
+    expect(bob.page.get_by_text("You are offline.")).to_be_visible()
+    ada.page.get_by_role("link", name="Members").click()
+    ada.page.on("dialog", lambda dialog: dialog.accept())
+    ada.page.get_by_role("button", name="Remove Bob Kahn").click()
+    expect(ada.page.get_by_role("button", name="Remove Bob Kahn")).to_have_count(0)
+    bob.context.set_offline(False)
+    expect(bob.page.get_by_text("You are no longer in this group.")).to_be_visible()
+    expect(bob.row("Release team")).to_have_count(0)
+
+
+def test_the_colours_are_chosen_once_for_all_pages(guest: Callable[..., Guest]) -> None:
+    nobody = guest()
+    nobody.page.emulate_media(color_scheme="light")
+    nobody.page.goto(f"{nobody.url}/accounts/login/")
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = nobody.page.evaluate(background)
+    nobody.page.get_by_role("button", name="Light or dark colours").click()
+    assert nobody.page.evaluate(background) != light
+    nobody.page.goto(f"{nobody.url}/accounts/signup/")
+    assert nobody.page.evaluate(background) != light
+
+
 def test_without_javascript_one_can_log_in_read_and_write(ada: Guest, bob: Guest, guest: Callable[..., Guest]) -> None:
     conversation = ada.find(bob)
     ada.write_history(conversation, *(f"message {number}" for number in range(1, 61)))
@@ -414,7 +454,7 @@ def photograph(page: Page, artefacts: Path, name: str) -> None:
     for width, height in WIDTHS:
         page.set_viewport_size({"width": width, "height": height})
         for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             page.screenshot(path=artefacts / f"{name}-{scheme}-{width}.png")
     page.set_viewport_size({"width": 320, "height": 640})
     assert page.evaluate("document.documentElement.scrollWidth") <= 320, name

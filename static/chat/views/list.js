@@ -68,8 +68,17 @@ export class ConversationList {
     this.#changed();
   }
 
-  /** The newest of all, in their order; older ones stay below. @param {Conversation[]} conversations */
-  refresh(conversations) {
+  /**
+   * As the server has it now: the newest in their order, older ones below them, and none that are gone.
+   *
+   * @param {() => Promise<{results: Conversation[], next_cursor: string | null}>} load
+   */
+  async refresh(load) {
+    const before = this.rows();
+    const { results: conversations, next_cursor } = await load();
+    const present = new Set(conversations.map(({ id }) => id));
+    const isGone = (/** @type {HTMLElement} */ row) => !present.has(row.dataset["conversation"] ?? "");
+    if (next_cursor === null) for (const row of before.filter(isGone)) row.remove();
     let place = this.list.firstElementChild;
     for (const conversation of conversations) {
       const row = this.#row(conversation.id) ?? this.#build();
@@ -103,15 +112,9 @@ export class ConversationList {
    */
   #show(row, conversation) {
     const { id, kind, last_message } = conversation;
-    if (Number(row.dataset["lastSeq"]) > conversation.last_seq) return; // older news than a message that came meanwhile
     const name = nameOf(conversation, this.world.myId);
     const other = otherOf(conversation, this.world.myId);
-    const seen = id === this.world.openId && this.world.isRead();
-    Object.assign(row.dataset, {
-      conversation: id,
-      lastSeq: `${conversation.last_seq}`,
-      unread: `${seen ? 0 : conversation.unread_count}`,
-    });
+    row.dataset["conversation"] = id;
     const link = find(row, "a", HTMLAnchorElement);
     link.href = `/c/${id}/`;
     if (id === this.world.openId) link.setAttribute("aria-current", "page");
@@ -120,9 +123,13 @@ export class ConversationList {
     avatar.textContent = initials(name);
     find(row, ".dot", HTMLElement).dataset["presence"] = other?.id ?? "";
     find(row, ".name", HTMLElement).textContent = name;
+    this.showDraft(id);
+    if (Number(row.dataset["lastSeq"]) > conversation.last_seq) return; // a message came while this was on its way
+    const seen = id === this.world.openId && this.world.isRead();
+    row.dataset["lastSeq"] = `${conversation.last_seq}`;
+    row.dataset["unread"] = `${seen ? 0 : conversation.unread_count}`;
     if (last_message !== null) this.#showLast(row, last_message, kind);
     else find(row, ".preview", HTMLElement).textContent = "No messages yet";
-    this.showDraft(id);
   }
 
   /**
