@@ -155,8 +155,8 @@ def test_the_docs_page_loads_nothing_from_elsewhere(client: Any) -> None:
     assert page.status_code == 200
     assert "http://" not in page.content.decode() and "https://" not in page.content.decode()
     policy = page["Content-Security-Policy"]
-    assert "script-src 'self';" in policy
-    assert "unsafe-inline" in policy.partition("style-src")[2].partition(";")[0]
+    assert "script-src 'self'" in policy.split("; ")
+    assert "style-src 'self' 'unsafe-inline'" in policy.split("; ")
     assert "unsafe-inline" not in client.get("/api/v1/schema")["Content-Security-Policy"]
     script = client.get("/api/v1/docs?script=")
     assert script["Content-Type"].startswith("application/javascript")
