@@ -17,6 +17,8 @@ class Conversation(models.Model):
     title = models.CharField(max_length=80, blank=True)
     # "<lower user id>:<higher user id>" for a direct conversation: unique, so a pair has exactly one, whoever is first.
     direct_key = models.CharField(max_length=73, unique=True, null=True, editable=False)
+    # Counts the changes of who may send. The log holds on to it: nobody sends by the word of older members (history/).
+    members_version = models.BigIntegerField(default=0, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:
