@@ -21,6 +21,7 @@ from django.utils import timezone
 from msgspec import UNSET
 from structlog.contextvars import bind_contextvars
 
+from apps import failpoints
 from apps.accounts.aio import in_db
 from apps.accounts.identity import Identity, identify
 from apps.conversations import reads, services
@@ -268,6 +269,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
                     self.push(encode(Presence(out.user_id, out.status, out.last_seen_at)))
 
     async def _send_message(self, command: Send) -> None:
+        failpoints.reached("received")
         sender = self.identity.person
         if command.conversation_id is not UNSET:
             conversation_id = command.conversation_id
@@ -277,6 +279,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
         draft = Draft(conversation_id, sender.id, command.client_msg_id, command.content, after_seq=after_seq)
         message = await services.send_message(draft)
         metrics.acked.inc()
+        failpoints.reached("acking")
         self.push(
             encode(Ack(command.ref, message.client_msg_id, conversation_id, message.seq, rfc3339(message.sent_at)))
         )

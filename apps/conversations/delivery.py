@@ -10,6 +10,7 @@ from uuid import UUID
 
 import msgspec
 
+from apps import failpoints
 from apps.accounts.people import Person
 from apps.conversations import memberships
 from apps.conversations.errors import ChatError, Unavailable
@@ -41,6 +42,7 @@ async def deliver(message: Message, members: Members) -> None:
     else:
         absent = await to_users(members.present, frame)
         absent.discard(message.sender_id)
+    failpoints.reached("told")
     if message.kind is Kind.TEXT and (absent is None or absent):
         await _hand_over(out, members.title, absent)
 

@@ -23,6 +23,7 @@ from channels.layers import get_channel_layer
 from django.conf import settings
 from redis.exceptions import RedisError
 
+from apps import failpoints
 from apps.accounts import identity
 from apps.accounts.aio import in_db, per_loop
 from apps.presence import last_seen, metrics
@@ -179,6 +180,7 @@ class Node:
         missed something. Raises BusAway when that cannot be said.
         """
         reached = self.hub.send(user_ids, frame)
+        failpoints.reached("told-here")
         deadline = time.monotonic() + BUS_DEADLINE_S
         pause = 0.05
         while True:

@@ -14,6 +14,7 @@ from celery import current_app
 from django.db import DatabaseError
 from kombu.exceptions import OperationalError
 
+from apps import failpoints
 from apps.accounts.aio import in_db, per_loop
 from apps.presence import metrics
 from apps.push.models import OutboxTask
@@ -85,8 +86,10 @@ _batcher = per_loop(Batcher)
 
 async def publish_or_keep(task: str, notices: list[Notice]) -> None:
     loop = asyncio.get_running_loop()
+    failpoints.reached("handing-over")
     try:
         await loop.run_in_executor(_PUBLISHERS, publish, task, notices)
+        failpoints.reached("handed-over")
         metrics.pushes.labels("broker").inc(len(notices))
         return
     except (OperationalError, OSError) as error:
