@@ -47,6 +47,7 @@ class Members(msgspec.Struct, frozen=True):
     present: dict[UUID, Member]
     gone: frozenset[UUID]
     blocked: bool  # a direct conversation in which one has blocked the other
+    version: int  # counts the changes of who is present
 
     def get(self, user_id: UUID) -> Member:
         """Raises NotFound for a stranger, NotAMember for one who has left."""
@@ -120,6 +121,15 @@ async def known(conversation_id: UUID) -> Members:
     return conversations.fresh(conversation_id) or await load(conversation_id, None)
 
 
+async def newer(than: Members) -> Members:
+    """After the log has told that they changed. Raises Unavailable while the database does not know of that."""
+    conversations.expire(than.conversation_id)
+    members = await load(than.conversation_id, None)
+    if members.version <= than.version:
+        raise Unavailable("Who is in this conversation has just changed; try again.", retry_after_ms=1_000)
+    return members
+
+
 async def load(conversation_id: UUID, user_id: UUID | None) -> Members:
     """Fresh from the database, or, while that is away, as last known. Raises NotFound, Unavailable."""
     for _ in range(MAX_READS):
@@ -185,7 +195,11 @@ def _load(conversation_id: UUID, user_id: UUID | None) -> Members | None:
 
 
 def snapshots(conversations: Collection[Conversation]) -> list[Members]:
-    """The members of many conversations, in two queries and one more for blocks between the two of a direct one."""
+    """
+    The members of many conversations, in two queries and one more for blocks between the two of a direct one.
+
+    The conversations were read before their members: so these may be newer than their version says, never older.
+    """
     ids = [conversation.id for conversation in conversations]
     rows: dict[UUID, list[Membership]] = {conversation_id: [] for conversation_id in ids}
     for row in Membership.objects.filter(conversation_id__in=ids).select_related("user").order_by("joined_at", "id"):
@@ -204,6 +218,7 @@ def snapshots(conversations: Collection[Conversation]) -> list[Members]:
             present={row.user_id: _member(row) for row in rows[conversation.id] if row.left_at is None},
             gone=frozenset(row.user_id for row in rows[conversation.id] if row.left_at is not None),
             blocked=frozenset(pairs.get(conversation.id, ())) in blocks,
+            version=conversation.members_version,
         )
         for conversation in conversations
     ]

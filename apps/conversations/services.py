@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 from django.db import transaction
+from django.db.models import F
 from django.utils import timezone
 from redis.exceptions import RedisError
 
@@ -20,6 +21,7 @@ from apps.conversations import delivery, memberships, reads, throttle
 from apps.conversations.database import in_db
 from apps.conversations.errors import BadFrame, Blocked, Forbidden, NotFound, Unavailable
 from apps.conversations.history import log
+from apps.conversations.history.base import MembersChanged
 from apps.conversations.memberships import Members
 from apps.conversations.messages import Draft, Kind, Message
 from apps.conversations.models import Conversation, Membership
@@ -41,16 +43,24 @@ async def send_message(draft: Draft) -> Message:
     """
     throttle.take(draft.sender_id)
     members = await memberships.of(draft.conversation_id, draft.sender_id)
-    members.check_may_send(draft.sender_id)
-    return await _store_and_deliver(draft, members)
-
-
-async def _store_and_deliver(draft: Draft, members: Members) -> Message:
-    with metrics.store_seconds.time():
-        message = await (await log()).append(draft)
-    metrics.stored.inc()
+    message, members = await _store(draft, members)
     await delivery.deliver(message, members)
     return message
+
+
+async def _store(draft: Draft, members: Members) -> tuple[Message, Members]:
+    """By the word of these members, or of newer ones if the log has heard of such: they are returned too."""
+    while True:
+        if draft.kind is Kind.TEXT:
+            members.check_may_send(draft.sender_id)
+        try:
+            with metrics.store_seconds.time():
+                message = await (await log()).append(draft, members.version)
+        except MembersChanged:
+            members = await memberships.newer(members)
+        else:
+            metrics.stored.inc()
+            return message, members
 
 
 async def send_and_show(draft: Draft, sender: Person) -> tuple[Message, MessageOut]:
@@ -62,7 +72,8 @@ async def send_and_show(draft: Draft, sender: Person) -> tuple[Message, MessageO
 async def _say(actor: Person, conversation_id: UUID, text: str) -> None:
     """A system message: what `actor` did to the conversation. The change itself stands already."""
     draft = Draft(conversation_id, actor.id, uuid4(), text, Kind.SYSTEM)
-    await _store_and_deliver(draft, await memberships.known(conversation_id))
+    message, members = await _store(draft, await memberships.known(conversation_id))
+    await delivery.deliver(message, members)
 
 
 # --- conversations ---------------------------------------------------------------------------------------------------
@@ -149,7 +160,13 @@ def _join(actor: Person, conversation_id: UUID, username: str, role: str, head: 
             back = {**start, "left_at": None, "joined_at": timezone.now()}
             if not Membership.objects.filter(id=row.id, left_at__isnull=False).update(**back):
                 return None
+        _count_change(conversation_id)
     return user
+
+
+def _count_change(conversation_id: UUID) -> None:
+    """In the transaction that changes who is present."""
+    Conversation.objects.filter(id=conversation_id).update(members_version=F("members_version") + 1)
 
 
 async def remove_member(actor: Person, conversation_id: UUID, username: str) -> None:
@@ -179,6 +196,7 @@ def _leave(conversation_id: UUID, user_id: UUID) -> bool:
         if row is None:
             return False
         Membership.objects.filter(id=row.id).update(left_at=timezone.now(), role=Membership.Role.MEMBER)
+        _count_change(conversation_id)
         if row.role == Membership.Role.OWNER:
             heirs = sorted(present, key=lambda heir: (heir.role != Membership.Role.ADMIN, heir.joined_at, heir.id))
             for heir in heirs[:1]:

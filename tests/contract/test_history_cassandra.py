@@ -74,10 +74,10 @@ def drafts(conversation_id: UUID, number: int) -> list[Draft]:
 async def test_a_batch_whose_answer_got_lost_is_not_stored_twice(
     store: CassandraHistory, wire: Wire, conversation_id: UUID, known: int
 ) -> None:
-    await store.append(drafts(conversation_id, known))
+    await store.append(drafts(conversation_id, known), members_version=0)
     wire.lose_next_answer()
     said = drafts(conversation_id, 2)
-    stored = await store.append(said)
+    stored = await store.append(said, members_version=0)
     assert [message.seq for message in stored] == [known + 1, known + 2]
     assert len(await store.after(conversation_id, 0, 100)) == known + 2
 
@@ -85,7 +85,7 @@ async def test_a_batch_whose_answer_got_lost_is_not_stored_twice(
 async def test_an_answer_lost_for_good_is_unknown_and_the_retry_finds_the_message_beyond_the_border(
     store: CassandraHistory, wire: Wire, cassandra_log: str, conversation_id: UUID
 ) -> None:
-    await store.append(drafts(conversation_id, BUCKET_SIZE - 1))
+    await store.append(drafts(conversation_id, BUCKET_SIZE - 1), members_version=0)
     impatient = CassandraHistory(cassandra_log, bucket_size=BUCKET_SIZE)
     await impatient.start()
     deaf = Wire(impatient._session)
@@ -99,42 +99,42 @@ async def test_an_answer_lost_for_good_is_unknown_and_the_retry_finds_the_messag
     deaf.after = lose
     said = drafts(conversation_id, 1)
     with pytest.raises(Unavailable):
-        await impatient.append(said)
+        await impatient.append(said, members_version=0)
     await impatient.close()
-    await store.append(drafts(conversation_id, 1))
+    await store.append(drafts(conversation_id, 1), members_version=0)
 
-    (message,) = await store.append([msgspec.structs.replace(said[0], after_seq=BUCKET_SIZE - 1)])
+    (message,) = await store.append([msgspec.structs.replace(said[0], after_seq=BUCKET_SIZE - 1)], members_version=0)
     assert (message.seq, message.repeated) == (BUCKET_SIZE, True)
 
 
 async def test_a_head_remembered_too_high_is_corrected(store: CassandraHistory, conversation_id: UUID) -> None:
-    await store.append(drafts(conversation_id, 3))
+    await store.append(drafts(conversation_id, 3), members_version=0)
     for wrong in (5, BUCKET_SIZE, BUCKET_SIZE + 1, 5 * BUCKET_SIZE):  # as after restoring a backup under a live node
         store._heads.saw(conversation_id, wrong)
-        await store.append(drafts(conversation_id, 1))
+        await store.append(drafts(conversation_id, 1), members_version=0)
     assert [message.seq for message in await store.after(conversation_id, 0, 100)] == [1, 2, 3, 4, 5, 6, 7]
 
 
 async def test_advice_that_runs_ahead_opens_no_bucket(
     store: CassandraHistory, wire: Wire, cassandra_log: str, conversation_id: UUID
 ) -> None:
-    await store.append(drafts(conversation_id, 2))
+    await store.append(drafts(conversation_id, 2), members_version=0)
     keyspace = urlsplit(cassandra_log).path.strip("/")
     advice = f"INSERT INTO {keyspace}.conversation_heads (conversation_id, bucket) VALUES ({conversation_id}, 7)"
     await wire.execute(acsylla.create_statement(advice))
     fresh = CassandraHistory(cassandra_log, bucket_size=BUCKET_SIZE)
     await fresh.start()
     assert len(await fresh.before(conversation_id, None, 50)) == 2
-    assert [message.seq for message in await fresh.append(drafts(conversation_id, 1))] == [3]
+    assert [message.seq for message in await fresh.append(drafts(conversation_id, 1), members_version=0)] == [3]
     await fresh.close()
 
 
 async def test_a_message_in_a_known_conversation_is_one_statement(
     store: CassandraHistory, wire: Wire, conversation_id: UUID
 ) -> None:
-    await store.append(drafts(conversation_id, 1))
+    await store.append(drafts(conversation_id, 1), members_version=0)
     wire.statements = 0
-    await store.append(drafts(conversation_id, 3))
+    await store.append(drafts(conversation_id, 3), members_version=0)
     assert wire.statements == 1
 
 
@@ -144,7 +144,7 @@ async def test_the_last_fifty_are_one_slice_of_one_or_two_partitions(
 ) -> None:
     store = CassandraHistory(cassandra_log, bucket_size=60)
     await store.start()
-    await store.append(drafts(conversation_id, length))
+    await store.append(drafts(conversation_id, length), members_version=0)
     wire = Wire(store._session)
     store._session = wire
     traces: list[str] = []
@@ -183,7 +183,7 @@ async def test_a_cassandra_that_is_not_there_is_unavailable_soon() -> None:
     with pytest.raises(Unavailable):
         await nobody.start()
     with pytest.raises(Unavailable):
-        await nobody.append(drafts(uuid4(), 1))
+        await nobody.append(drafts(uuid4(), 1), members_version=0)
 
 
 async def test_a_keyspace_without_tables_names_the_command_that_makes_them(cassandra_log: str) -> None:

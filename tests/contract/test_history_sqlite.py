@@ -38,23 +38,23 @@ def draft(content: str = "hello", conversation_id: UUID | None = None) -> Draft:
 
 async def test_a_full_disk_is_unavailable_loses_nothing_and_passes(store: OnSmallDisk) -> None:
     here = uuid4()
-    await store.append([draft(conversation_id=here)])
+    await store.append([draft(conversation_id=here)], members_version=0)
     await store.close()
     store.pages = 10
     await store.start()
     large = [draft("x" * 8_000, here) for _ in range(20)]
     with pytest.raises(Unavailable, match="full"):
-        await store.append(large)
+        await store.append(large, members_version=0)
     assert len(await store.before(here, None, 50)) == 1  # all of a group or nothing
 
     store.pages = 1_000_000
-    assert [message.seq for message in await store.append(large)] == list(range(2, 22))
+    assert [message.seq for message in await store.append(large, members_version=0)] == list(range(2, 22))
 
 
 async def test_a_draft_that_cannot_be_stored_does_not_stop_the_writer(store: OnSmallDisk) -> None:
     with pytest.raises(UnicodeEncodeError):
-        await store.append([draft("\ud800")])
-    (message,) = await store.append([draft()])
+        await store.append([draft("\ud800")], members_version=0)
+    (message,) = await store.append([draft()], members_version=0)
     assert message.seq == 1
 
 
@@ -64,7 +64,7 @@ async def test_what_queues_up_is_committed_together_whatever_the_conversation(
     watcher = sqlite3.connect(tmp_path / "history.sqlite3")
     other = sqlite3.connect(tmp_path / "history.sqlite3", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")  # the writer has to wait, with the first of them
-    appends = [asyncio.create_task(store.append([draft()])) for _ in range(50)]
+    appends = [asyncio.create_task(store.append([draft()], members_version=0)) for _ in range(50)]
     await asyncio.sleep(0)
     other.execute("ROLLBACK")
     seen = set()
@@ -82,8 +82,8 @@ async def test_a_file_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> No
     with pytest.raises(Unavailable):
         await store.start()
     with pytest.raises(Unavailable):
-        await store.append([draft()])
+        await store.append([draft()], members_version=0)
     (tmp_path / "missing").mkdir()
     await store.start()
-    assert len(await store.append([draft()])) == 1
+    assert len(await store.append([draft()], members_version=0)) == 1
     await store.close()

@@ -26,7 +26,7 @@ async def main(kind: str, where: str, conversation_id: UUID, rounds: int) -> Non
         sender_id = uuid4()
         for size in GROUPS * rounds:
             drafts = [Draft(conversation_id, sender_id, uuid4(), "hello") for _ in range(size)]
-            for message in await store.append(drafts):
+            for message in await store.append(drafts, members_version=0):
                 print(message.seq, message.client_msg_id, flush=True)
 
     await asyncio.gather(*(write() for _ in range(WRITERS)))

@@ -250,9 +250,9 @@ async def test_a_heartbeat_is_answered_while_a_send_waits_for_the_store(
     history = await log()
     append = history.append
 
-    async def slow(draft: Any) -> Any:
+    async def slow(*draft: Any) -> Any:
         await decided.wait()
-        return await append(draft)
+        return await append(*draft)
 
     monkeypatch.setattr(history, "append", slow)
     await socket.send({"type": "message.send", "client_msg_id": str(uuid4()), "to": "bob", "content": "x"})
@@ -269,7 +269,7 @@ async def test_a_store_that_is_away_is_answered_with_unavailable_and_when_to_try
 ) -> None:
     socket = await connect(ada)
 
-    async def away(draft: Any) -> Any:
+    async def away(*_: Any) -> Any:
         raise Unavailable("The history did not decide in time.", retry_after_ms=500)
 
     monkeypatch.setattr(await log(), "append", away)

@@ -32,7 +32,7 @@ class FakeStore:
         for _ in range(commits):
             self._gate.release()
 
-    async def append(self, drafts: Sequence[Draft]) -> list[Message]:
+    async def append(self, drafts: Sequence[Draft], members_version: int) -> list[Message]:
         self.commits.append([draft.content for draft in drafts])
         self.under_way += 1
         await self._gate.acquire()
@@ -69,7 +69,7 @@ async def saying(history: History, *drafts: Draft) -> list[asyncio.Task[Message]
     """Each said by a caller of its own, in this order, up to where it waits."""
     callers = []
     for each in drafts:
-        callers.append(asyncio.create_task(history.append(each)))
+        callers.append(asyncio.create_task(history.append(each, members_version=0)))
         await asyncio.sleep(0)  # now it waits
         await asyncio.sleep(0)  # now the first commit is under way
     return callers
@@ -101,6 +101,17 @@ async def test_conversations_do_not_wait_for_each_other(store: FakeStore, histor
     assert await seqs(callers) == [1, 1]
 
 
+async def test_what_is_said_by_the_word_of_other_members_goes_by_itself(store: FakeStore, history: History) -> None:
+    versions = [1, 1, 1, 2, 2, 1]
+    callers = [
+        asyncio.create_task(history.append(draft(str(version)), members_version=version)) for version in versions
+    ]
+    store.let(len(versions))
+    assert await seqs(callers) == [1, 2, 3, 4, 5, 6]
+    assert [version for commit in store.commits for version in commit] == list(map(str, versions))
+    assert all(len(set(commit)) == 1 for commit in store.commits)
+
+
 async def test_two_tries_of_a_message_in_one_commit_are_one(store: FakeStore, history: History) -> None:
     said = draft("b")
     callers = await saying(history, draft("a"), said, said)
@@ -129,7 +140,7 @@ async def test_a_failure_reaches_every_caller_of_that_commit_and_no_other(store:
             await caller
     store.fails_with = None
     store.let(1)
-    assert (await history.append(draft())).seq == 2
+    assert (await history.append(draft(), members_version=0)).seq == 2
 
 
 async def test_a_caller_who_goes_away_takes_nobody_with_them(store: FakeStore, history: History) -> None:
@@ -147,17 +158,17 @@ async def test_a_conversation_with_too_many_waiting_refuses_more(
     monkeypatch.setattr(group_commit, "MAX_WAITING", 2)
     callers = await saying(history, *(draft() for _ in range(3)))
     with pytest.raises(Unavailable) as refused:
-        await history.append(draft())
+        await history.append(draft(), members_version=0)
     assert refused.value.retry_after_ms
     store.let(3)
     assert await seqs(callers) == [1, 2, 3]
-    assert (await history.append(draft())).seq == 4
+    assert (await history.append(draft(), members_version=0)).seq == 4
 
 
 async def test_an_idle_conversation_leaves_nothing_behind(store: FakeStore, history: History) -> None:
     store.let(2)
-    await history.append(draft())
-    await history.append(draft(conversation_id=ELSEWHERE))
+    await history.append(draft(), members_version=0)
+    await history.append(draft(conversation_id=ELSEWHERE), members_version=0)
     await asyncio.sleep(0)
     assert not history._waiting
     assert not history._committers

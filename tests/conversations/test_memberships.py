@@ -1,12 +1,14 @@
 """What is kept in memory of who is in a conversation, and when it is not believed."""
 
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
+from apps.accounts.people import Person
 from apps.conversations import memberships, services
 from apps.conversations.errors import NotAMember, NotFound, Unavailable
+from apps.conversations.messages import Draft
 from tests.embedded import Client
 
 
@@ -58,6 +60,48 @@ async def test_what_was_read_before_a_change_is_not_kept(
     monkeypatch.setattr(memberships, "in_db", overtaken)
     assert eve.person.id in (await memberships.of(group, bob.person.id)).present
     assert eve.person.id in (await memberships.of(group, bob.person.id)).present
+
+
+def said_by(person: Person, conversation_id: UUID) -> Draft:
+    return Draft(conversation_id, person.id, uuid4(), "hello")
+
+
+async def test_a_node_that_missed_a_removal_stores_nothing_more_of_who_was_removed(
+    ada: Client, bob: Client, group: UUID
+) -> None:
+    before = await memberships.of(group, bob.person.id)
+    await services.remove_member(ada.person, group, "bob")
+    memberships.conversations.keep(group, before)
+
+    with pytest.raises(NotAMember):
+        await services.send_message(said_by(bob.person, group))
+    assert (await services.send_message(said_by(ada.person, group))).seq == 3
+
+
+async def test_a_node_that_missed_a_change_sends_on_for_who_is_still_there(
+    ada: Client, bob: Client, eve: Client, group: UUID
+) -> None:
+    before = await memberships.of(group, bob.person.id)
+    await services.add_member(ada.person, group, "eve")
+    memberships.conversations.keep(group, before)
+
+    assert (await services.send_message(said_by(bob.person, group))).seq == 3
+    assert eve.person.id in (await memberships.known(group)).present
+
+
+async def test_nothing_is_said_by_the_word_of_old_members_while_the_database_is_away(
+    ada: Client, bob: Client, group: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await memberships.of(group, bob.person.id)
+    await services.remove_member(ada.person, group, "bob")
+    memberships.conversations.keep(group, before)
+
+    async def away(*_: Any) -> Any:
+        raise Unavailable("The database is away.")
+
+    monkeypatch.setattr(memberships, "in_db", away)
+    with pytest.raises(Unavailable):
+        await services.send_message(said_by(bob.person, group))
 
 
 async def test_a_stranger_and_one_who_has_left_are_told_apart(

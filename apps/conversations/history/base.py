@@ -12,15 +12,23 @@ from uuid import UUID
 from apps.conversations.messages import Draft, Message
 
 
+class MembersChanged(Exception):
+    """Not stored: the log holds a message sent under a newer version of the members. Look again who may send."""
+
+
 class HistoryStore(Protocol):
     async def start(self) -> None:
         """Connect and prepare. Raises Unavailable when the store cannot be reached."""
 
     async def close(self) -> None: ...
 
-    async def append(self, drafts: Sequence[Draft]) -> list[Message]:
+    async def append(self, drafts: Sequence[Draft], members_version: int) -> list[Message]:
         """
         Number and store drafts of ONE conversation, in the order given; returns their messages in that order.
+
+        `members_version` is that of the members by whose word the senders may send (memberships.Members). The log only
+        moves on to the same or a newer version: once it holds the message that tells of a removal, nothing is stored by
+        the word of those who have not heard of it. Raises MembersChanged then.
 
         Returned means synced to disk on a quorum, under a final seq. A draft whose message is already stored (same
         conversation, sender and client_msg_id, at any earlier time within what `after_seq` says) comes back as that

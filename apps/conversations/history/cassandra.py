@@ -3,15 +3,16 @@ The log in Cassandra: one conditional batch in one partition gives a message its
 
 A partition is a bucket of one conversation: bucket = (seq - 1) // bucket_size. It holds (see models.py)
 
-  last_seq   static: the number given last
-  lane 0     the messages by number
-  lane 1     message_id -> the number it got first; one row per message, never removed: what makes repeating safe
+  last_seq         static: the number given last
+  members_version  static: the version of the members by whose word it was given (base.py)
+  lane 0           the messages by number
+  lane 1           message_id -> the number it got first; one row per message, never removed: makes repeating safe
 
-The batch says: set last_seq IF it is still what we think, add the messages, add the lane 1 rows IF NOT EXISTS. All of
-it happens or nothing, and in the second case Cassandra tells why:
+The batch says: set last_seq and members_version IF they are still what we think, add the messages, add the lane 1 rows
+IF NOT EXISTS. All of it happens or nothing, and in the second case Cassandra tells why:
 
   a lane 1 row     a repeat; the row says which number the message has
-  only last_seq    others were faster; again, from that number
+  only the static  others were faster; again, from that number, unless that version is newer than the caller's
   no answer        unknown; again. If it did happen, the lane 1 rows say so
 
 What a process remembers of a head is a hint: a wrong one costs one such refusal. Bucket k + 1 is opened only on the
@@ -35,6 +36,7 @@ import acsylla
 from acsylla import errors
 
 from apps.conversations.errors import Unavailable
+from apps.conversations.history.base import MembersChanged
 from apps.conversations.messages import Draft, Kind, Message
 
 logger = logging.getLogger(__name__)
@@ -57,7 +59,11 @@ _AT = f"{_SELECT} AND seq = ?"
 _FIRST_SEQ = (
     f"SELECT first_seq FROM {{keyspace}}.message_log WHERE {_PARTITION} AND lane = 1 AND seq = 0 AND message_id = ?"
 )
-_SET_LAST_SEQ = f"UPDATE {{keyspace}}.message_log SET last_seq = ? WHERE {_PARTITION} IF last_seq = ?;"
+_MEMBERS_VERSION = f"SELECT members_version FROM {{keyspace}}.message_log WHERE {_PARTITION} LIMIT 1"
+_SET_LAST_SEQ = (
+    f"UPDATE {{keyspace}}.message_log SET last_seq = ?, members_version = ? WHERE {_PARTITION}"
+    " IF last_seq = ? AND members_version = ?;"
+)
 _ADD_MESSAGE = (
     "INSERT INTO {keyspace}.message_log"
     " (conversation_id, bucket, lane, seq, message_id, sender_id, client_msg_id, kind, content, sent_at)"
@@ -91,11 +97,16 @@ _PASSING = (
 _NO_TABLE = (errors.CassErrorServerInvalidQuery, errors.CassExceptionInvalidQuery)
 
 
+class _Head(NamedTuple):
+    seq: int  # the last number given, 0 for none
+    version: int  # of the members by whose word it was given
+
+
 class _Decision(NamedTuple):
     """What Cassandra said to a batch."""
 
     applied: bool
-    last_seq: int | None = None  # None: the bucket has no messages
+    head: _Head | None = None  # None: the bucket has no messages
     repeats: Mapping[UUID, int] = {}  # message_id -> the number it has
 
 
@@ -154,50 +165,68 @@ class CassandraHistory:
             await self._run(_NEWEST_BUCKET, UUID(int=0))
 
     # --- writing -----------------------------------------------------------------------------------------------------
-    async def append(self, drafts: Sequence[Draft]) -> list[Message]:
+    async def append(self, drafts: Sequence[Draft], members_version: int) -> list[Message]:
         ids = [draft.message_id for draft in drafts]
         async with self._in_time():
-            stored = await self._append(drafts[0].conversation_id, dict(zip(ids, drafts, strict=True)))
+            waiting = dict(zip(ids, drafts, strict=True))
+            stored = await self._append(drafts[0].conversation_id, waiting, members_version)
         return [stored[message_id] for message_id in ids]
 
-    async def _append(self, conversation_id: UUID, waiting: dict[UUID, Draft]) -> dict[UUID, Message]:
+    async def _append(
+        self, conversation_id: UUID, waiting: dict[UUID, Draft], members_version: int
+    ) -> dict[UUID, Message]:
         """The whole algorithm; see the top of this file."""
-        head = await self._likely_head(conversation_id)
-        found = stored = await self._find_earlier(conversation_id, waiting, head // self._bucket_size)
+        head = await self._likely_head(conversation_id, members_version)
+        found = stored = await self._find_earlier(conversation_id, waiting, head.seq // self._bucket_size)
         pauses = _pauses(longest_s=0.08)  # one batch takes some 10 ms: enough to let the others pass
         while waiting := {each: draft for each, draft in waiting.items() if each not in found}:
-            bucket = head // self._bucket_size
-            group = self._group(waiting, head)
+            if head.version > members_version:
+                raise MembersChanged
+            bucket = head.seq // self._bucket_size
+            group = self._group(waiting, head.seq)
             now = _now()
-            decision = await self._decide(conversation_id, bucket, head, group, now)
+            decision = await self._decide(conversation_id, bucket, head, group, members_version, now)
             if decision.applied:
-                found = {each: _numbered(group[each], seq, now) for seq, each in enumerate(group, head + 1)}
-                if bucket and head == self._end_of(bucket - 1):
+                found = {each: _numbered(group[each], seq, now) for seq, each in enumerate(group, head.seq + 1)}
+                if bucket and head.seq == self._end_of(bucket - 1):
                     await self._run(_SET_NEWEST_BUCKET, conversation_id, bucket)
-                head += len(group)
+                head = _Head(head.seq + len(group), members_version)
             else:
                 found = await self._at(conversation_id, bucket, decision.repeats)
-                head = await self._corrected(conversation_id, head, decision.last_seq)
+                head = await self._corrected(conversation_id, head, decision.head, members_version)
                 if not found:
                     await asyncio.sleep(next(pauses))
-            self._heads.saw(conversation_id, head)
+            self._heads.saw(conversation_id, head.seq, head.version)
             stored |= found
         return stored
 
-    async def _likely_head(self, conversation_id: UUID) -> int:
+    async def _likely_head(self, conversation_id: UUID, members_version: int) -> _Head:
+        """A wrong number costs one refusal, and so does a wrong version: most likely it is the caller's own."""
         head = self._heads.get(conversation_id)
         if head % self._bucket_size:
-            return head
+            return _Head(head, self._heads.version_of(conversation_id, members_version))
         # Nothing known, or about to open a bucket: not on the word of a hint.
         found = await self._find_head(conversation_id)
         if found < head:
             self._heads.forget(conversation_id)
-        return found
+        return await self._with_version(conversation_id, found, members_version)
 
-    async def _corrected(self, conversation_id: UUID, head: int, last_seq: int | None) -> int:
-        if last_seq is None or last_seq < head:  # the log is older than what we remember: restored from a backup
+    async def _with_version(self, conversation_id: UUID, head: int, members_version: int) -> _Head:
+        """Nothing refuses a wrong version in a bucket that is yet to be opened: it is that of the full one before."""
+        if not head or head % self._bucket_size:
+            return _Head(head, members_version if head else 0)
+        full = await self._run(_MEMBERS_VERSION, conversation_id, head // self._bucket_size - 1)
+        return _Head(head, next(row.as_tuple()[0] for row in full))
+
+    async def _corrected(
+        self, conversation_id: UUID, thought: _Head, told: _Head | None, members_version: int
+    ) -> _Head:
+        if told is None or told.seq < thought.seq:  # the log is older than what we remember: restored from a backup
             self._heads.forget(conversation_id)
-        return last_seq or await self._find_head(conversation_id)
+        if told is not None:
+            return told
+        found = await self._find_head(conversation_id)
+        return await self._with_version(conversation_id, found, members_version)
 
     def _group(self, waiting: Mapping[UUID, Draft], head: int) -> dict[UUID, Draft]:
         """The first of those waiting, as many as fit in one batch and in the bucket."""
@@ -212,18 +241,26 @@ class CassandraHistory:
         return group
 
     async def _decide(
-        self, conversation_id: UUID, bucket: int, head: int, group: Mapping[UUID, Draft], now: datetime
+        self,
+        conversation_id: UUID,
+        bucket: int,
+        head: _Head,
+        group: Mapping[UUID, Draft],
+        members_version: int,
+        now: datetime,
     ) -> _Decision:
-        in_new_bucket = head == bucket * self._bucket_size
-        values: list[Any] = [head + len(group), conversation_id, bucket, None if in_new_bucket else head]
-        for seq, (message_id, draft) in enumerate(group.items(), head + 1):
+        expected = (None, None) if head.seq == bucket * self._bucket_size else head
+        values: list[Any] = [head.seq + len(group), members_version, conversation_id, bucket, *expected]
+        for seq, (message_id, draft) in enumerate(group.items(), head.seq + 1):
             message = (draft.sender_id, draft.client_msg_id, draft.kind.value, draft.content, now)
             values += (conversation_id, bucket, seq, message_id, *message, conversation_id, bucket, message_id, seq)
         rows = [row.as_dict() for row in await self._run(_batch_of(len(group)), *values)]
         if rows[0]["[applied]"]:
             return _Decision(applied=True)
         repeats = {UUID(row["message_id"]): row["first_seq"] for row in rows if row.get("lane") == 1}
-        return _Decision(False, rows[0].get("last_seq"), repeats)
+        last_seq = rows[0].get("last_seq")
+        found = None if last_seq is None else _Head(last_seq, rows[0]["members_version"])
+        return _Decision(False, found, repeats)
 
     async def _find_earlier(
         self, conversation_id: UUID, drafts: Mapping[UUID, Draft], before_bucket: int
@@ -358,19 +395,26 @@ class _Heads:
     """The last number known of the conversations used most recently. Never above the true one, often below."""
 
     def __init__(self) -> None:
-        self._seqs: OrderedDict[UUID, int] = OrderedDict()
+        self._heads: OrderedDict[UUID, tuple[int, int | None]] = OrderedDict()
 
     def get(self, conversation_id: UUID) -> int:
-        return self._seqs.get(conversation_id, 0)
+        return self._heads.get(conversation_id, (0, None))[0]
 
-    def saw(self, conversation_id: UUID, seq: int) -> None:
-        self._seqs[conversation_id] = max(seq, self.get(conversation_id))
-        self._seqs.move_to_end(conversation_id)
-        if len(self._seqs) > MAX_HEADS:
-            self._seqs.popitem(last=False)
+    def version_of(self, conversation_id: UUID, default: int) -> int:
+        version = self._heads.get(conversation_id, (0, None))[1]
+        return default if version is None else version
+
+    def saw(self, conversation_id: UUID, seq: int, version: int | None = None) -> None:
+        """`version`: of the members, None where it was not read."""
+        known = self._heads.get(conversation_id, (0, None))
+        if seq > known[0] or (seq == known[0] and version is not None):
+            self._heads[conversation_id] = (seq, version)
+        self._heads.move_to_end(conversation_id)
+        if len(self._heads) > MAX_HEADS:
+            self._heads.popitem(last=False)
 
     def forget(self, conversation_id: UUID) -> None:
-        self._seqs.pop(conversation_id, None)
+        self._heads.pop(conversation_id, None)
 
 
 def _batch_of(messages: int) -> str:

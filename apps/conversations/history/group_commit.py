@@ -7,6 +7,9 @@ asked.
 
 import asyncio
 from collections import deque
+from itertools import groupby, islice
+from operator import attrgetter
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -19,7 +22,11 @@ from apps.presence import metrics
 MAX_GROUP = 64
 MAX_WAITING = 2_000  # per conversation
 
-_Waiting = deque[tuple[Draft, "asyncio.Future[Message]"]]
+
+class _Request(NamedTuple):
+    draft: Draft
+    members_version: int
+    stored: "asyncio.Future[Message]"
 
 
 class History:
@@ -27,7 +34,7 @@ class History:
 
     def __init__(self, store: HistoryStore) -> None:
         self._store = store
-        self._waiting: dict[UUID, _Waiting] = {}
+        self._waiting: dict[UUID, deque[_Request]] = {}
         self._committers: set[asyncio.Task[None]] = set()
         self.start, self.ping = store.start, store.ping
         self.before, self.after, self.latest = store.before, store.after, store.latest
@@ -37,12 +44,16 @@ class History:
         await asyncio.gather(*self._committers)
         await self._store.close()
 
-    async def append(self, draft: Draft) -> Message:
-        """Number and store one draft; see HistoryStore.append. Raises Unavailable: unknown, and safe to repeat."""
-        stored: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+    async def append(self, draft: Draft, members_version: int) -> Message:
+        """
+        Number and store one draft; see HistoryStore.append.
+
+        Raises MembersChanged: not stored. Raises Unavailable: unknown, and safe to repeat.
+        """
+        request = _Request(draft, members_version, asyncio.get_running_loop().create_future())
         waiting = self._waiting.get(draft.conversation_id)
         if waiting is None:
-            self._waiting[draft.conversation_id] = deque([(draft, stored)])
+            self._waiting[draft.conversation_id] = deque([request])
             committer = asyncio.create_task(self._commit_all(draft.conversation_id))
             self._committers.add(committer)
             committer.add_done_callback(self._committers.discard)
@@ -50,30 +61,32 @@ class History:
             metrics.overflows.labels("history").inc()
             raise Unavailable("Too many messages are waiting in this conversation.", retry_after_ms=1_000)
         else:
-            waiting.append((draft, stored))
-        return await stored
+            waiting.append(request)
+        return await request.stored
 
     async def _commit_all(self, conversation_id: UUID) -> None:
         waiting = self._waiting[conversation_id]
         while waiting:
-            await self._commit([waiting.popleft() for _ in range(min(len(waiting), MAX_GROUP))])
+            version, alike = next(groupby(islice(waiting, MAX_GROUP), key=attrgetter("members_version")))
+            await self._commit([waiting.popleft() for _ in list(alike)], version)
         del self._waiting[conversation_id]
 
-    async def _commit(self, group: list[tuple[Draft, "asyncio.Future[Message]"]]) -> None:
+    async def _commit(self, group: list[_Request], members_version: int) -> None:
         # Two tries of the same message in one group are one message.
-        ids = [draft.message_id for draft, _ in group]
+        ids = [draft.message_id for draft, _, _ in group]
         drafts: dict[UUID, Draft] = {}
-        for message_id, (draft, _) in zip(ids, group, strict=True):
+        for message_id, (draft, _, _) in zip(ids, group, strict=True):
             first = drafts.setdefault(message_id, draft)
             if first.after_seq is None:  # a retry says where to look for the try before
                 drafts[message_id] = msgspec.structs.replace(first, after_seq=draft.after_seq)
         try:
-            messages = dict(zip(drafts, await self._store.append(list(drafts.values())), strict=True))
+            stored_now = await self._store.append(list(drafts.values()), members_version)
         except Exception as error:  # noqa: BLE001 whatever it is, each of the waiting callers has to hear of it
-            for _, stored in group:
+            for _, _, stored in group:
                 if not stored.done():
                     stored.set_exception(error)
             return
-        for message_id, (_, stored) in zip(ids, group, strict=True):
+        messages = dict(zip(drafts, stored_now, strict=True))
+        for message_id, (_, _, stored) in zip(ids, group, strict=True):
             if not stored.done():
                 stored.set_result(messages[message_id])

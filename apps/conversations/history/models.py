@@ -22,6 +22,7 @@ class MessageLog(Model):  # type: ignore[misc]
     seq = columns.BigInt(primary_key=True, clustering_order="DESC")  # 0 in lane 1
     message_id = columns.UUID(primary_key=True)  # uuid5(conversation, sender, client_msg_id)
     last_seq = columns.BigInt(static=True)  # the number given last in this bucket
+    members_version = columns.BigInt(static=True)  # of the members by whose word it was given
     first_seq = columns.BigInt()  # lane 1 only
     sender_id = columns.UUID()
     client_msg_id = columns.UUID()

@@ -14,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from apps.conversations.errors import Unavailable
+from apps.conversations.history.base import MembersChanged
 from apps.conversations.messages import Draft, Kind, Message
 
 T = TypeVar("T")
@@ -36,13 +37,21 @@ CREATE TABLE IF NOT EXISTS message_log (
     kind            TEXT NOT NULL,
     content         TEXT NOT NULL,
     sent_at         INTEGER NOT NULL,  -- milliseconds since 1970
+    members_version INTEGER NOT NULL,  -- by whose word it was sent
     PRIMARY KEY (conversation_id, seq)
 ) WITHOUT ROWID
 """
 _COLUMNS = "conversation_id, seq, sender_id, client_msg_id, kind, content, sent_at"
 _APPEND = """
-INSERT INTO message_log (conversation_id, seq, message_id, sender_id, client_msg_id, kind, content, sent_at)
-SELECT ?1, coalesce(max(seq), 0) + 1, ?2, ?3, ?4, ?5, ?6, ?7 FROM message_log WHERE conversation_id = ?1
+INSERT INTO message_log
+    (conversation_id, seq, message_id, sender_id, client_msg_id, kind, content, sent_at, members_version)
+SELECT ?1, newest.seq + 1, ?2, ?3, ?4, ?5, ?6, ?7, ?8
+FROM (
+    -- the second column is that of the row with the highest seq, as SQLite defines it for max()
+    SELECT coalesce(max(seq), 0) AS seq, coalesce(members_version, 0) AS members_version
+    FROM message_log WHERE conversation_id = ?1
+) AS newest
+WHERE newest.members_version <= ?8
 ON CONFLICT (message_id) DO NOTHING
 RETURNING seq
 """
@@ -50,7 +59,14 @@ _BY_MESSAGE_ID = f"SELECT {_COLUMNS} FROM message_log WHERE message_id = ?"
 _BEFORE = f"SELECT {_COLUMNS} FROM message_log WHERE conversation_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?"
 _AFTER = f"SELECT {_COLUMNS} FROM message_log WHERE conversation_id = ? AND seq > ? ORDER BY seq LIMIT ?"
 
-_Request = tuple[Sequence[Draft], "asyncio.Future[list[Message]]"]
+
+class _Request(NamedTuple):
+    drafts: Sequence[Draft]
+    members_version: int
+    decided: "asyncio.Future[list[Message]]"
+
+
+_Outcome = list[Message] | Exception
 
 
 class SqliteHistory:
@@ -86,12 +102,12 @@ class SqliteHistory:
         while not self._idle.empty():
             self._idle.get().close()
 
-    async def append(self, drafts: Sequence[Draft]) -> list[Message]:
+    async def append(self, drafts: Sequence[Draft], members_version: int) -> list[Message]:
         if self._writer is None:
             raise _unavailable("it is closed")
-        decided: asyncio.Future[list[Message]] = self._loop.create_future()
-        self._requests.put((drafts, decided))
-        return await decided
+        request = _Request(drafts, members_version, self._loop.create_future())
+        self._requests.put(request)
+        return await request.decided
 
     async def before(self, conversation_id: UUID, seq: int | None, limit: int) -> list[Message]:
         below = 2**63 - 1 if seq is None else seq
@@ -141,18 +157,18 @@ class SqliteHistory:
     def _write_forever(self) -> None:
         connection: sqlite3.Connection | None = None
         while (batch := self._next_batch()) is not None:
-            outcome: list[list[Message]] | Exception
+            outcomes: Sequence[_Outcome]
             try:
                 connection = connection or self._connect()
-                outcome = _commit(connection, [drafts for drafts, _ in batch])
+                outcomes = _commit(connection, batch)
             except sqlite3.Error as error:
-                outcome = _unavailable(error)
+                outcomes = [_unavailable(error)] * len(batch)
                 if connection is not None:
                     connection.close()
                 connection = None
             except Exception as error:  # noqa: BLE001 the outermost loop of this thread: the callers hear of it, and it lives on
-                outcome = error
-            self._loop.call_soon_threadsafe(_decide, [decided for _, decided in batch], outcome)
+                outcomes = [error] * len(batch)
+            self._loop.call_soon_threadsafe(_decide, batch, outcomes)
         if connection is not None:
             connection.close()
 
@@ -170,20 +186,27 @@ class SqliteHistory:
         return batch
 
 
-def _commit(connection: sqlite3.Connection, requests: Iterable[Sequence[Draft]]) -> list[list[Message]]:
+def _commit(connection: sqlite3.Connection, requests: Iterable[_Request]) -> list[_Outcome]:
     """All of them in one transaction, or none."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         now_ms = time.time_ns() // 1_000_000
-        stored = [[_append(connection, draft, now_ms) for draft in drafts] for drafts in requests]
+        outcomes = [_append_all(connection, request, now_ms) for request in requests]
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-    return stored
+    return outcomes
 
 
-def _append(connection: sqlite3.Connection, draft: Draft, now_ms: int) -> Message:
+def _append_all(connection: sqlite3.Connection, request: _Request, now_ms: int) -> _Outcome:
+    try:
+        return [_append(connection, draft, request.members_version, now_ms) for draft in request.drafts]
+    except MembersChanged as error:  # then none of them was stored: they are all of one version
+        return error
+
+
+def _append(connection: sqlite3.Connection, draft: Draft, members_version: int, now_ms: int) -> Message:
     message_id = draft.message_id.bytes
     values = (
         draft.conversation_id.bytes,
@@ -193,23 +216,27 @@ def _append(connection: sqlite3.Connection, draft: Draft, now_ms: int) -> Messag
         draft.kind.value,
         draft.content,
         now_ms,
+        members_version,
     )
     row = connection.execute(_APPEND, values).fetchone()
     if row is None:
-        return _message(connection.execute(_BY_MESSAGE_ID, (message_id,)).fetchone(), repeated=True)
+        earlier = connection.execute(_BY_MESSAGE_ID, (message_id,)).fetchone()
+        if earlier is None:
+            raise MembersChanged
+        return _message(earlier, repeated=True)
     return Message(
         draft.conversation_id, row[0], draft.sender_id, draft.client_msg_id, draft.kind, draft.content, _moment(now_ms)
     )
 
 
-def _decide(futures: list["asyncio.Future[list[Message]]"], outcome: list[list[Message]] | Exception) -> None:
-    for index, future in enumerate(futures):
-        if future.done():
+def _decide(batch: Iterable[_Request], outcomes: Iterable[_Outcome]) -> None:
+    for (_, _, decided), outcome in zip(batch, outcomes, strict=True):
+        if decided.done():
             continue  # its caller went away
         if isinstance(outcome, Exception):
-            future.set_exception(outcome)
+            decided.set_exception(outcome)
         else:
-            future.set_result(outcome[index])
+            decided.set_result(outcome)
 
 
 def _message(row: tuple[Any, ...], *, repeated: bool = False) -> Message:
