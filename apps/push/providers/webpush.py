@@ -1,0 +1,215 @@
+"""
+Web Push (RFC 8030): encrypted for one browser (RFC 8291), signed by this chat (RFC 8292), sent to where that browser
+said.
+
+A device's token is its PushSubscription as JSON: `{"endpoint": ..., "keys": {"p256dh": ..., "auth": ...}}`. What the
+service worker gets is the push as JSON; sw.js reads it.
+"""
+
+import base64
+import binascii
+import http.client
+import re
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from pywebpush import WebPusher
+
+from apps.push import vapid
+from apps.push.notification import Push
+from apps.push.providers.base import Outcome, Result
+from apps.push.providers.outside import Answer, NotPublic, Outside, addresses_of
+
+MAX_TITLE_CHARS, MAX_BODY_CHARS = 100, 400  # a push service takes 4,096 bytes, encryption included
+MAX_TTL = timedelta(days=28)
+
+
+class BadSubscription(Exception):
+    """This token can't be pushed to; the text says why, for people."""
+
+
+# --- the token -------------------------------------------------------------------------------------------------------
+class Keys(msgspec.Struct, frozen=True):
+    p256dh: str
+    auth: str
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    endpoint: str
+    keys: Keys
+
+    @classmethod
+    def of(cls, token: str) -> "Subscription":
+        """Raises BadSubscription."""
+        try:
+            subscription = msgspec.json.decode(token, type=cls)
+        except (msgspec.DecodeError, UnicodeEncodeError) as error:
+            raise BadSubscription("This is not a push subscription.") from error
+        subscription._check_endpoint()
+        subscription._check_keys()
+        return subscription
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.endpoint).hostname or ""
+
+    @property
+    def port(self) -> int:
+        return urlsplit(self.endpoint).port or 443
+
+    @property
+    def origin(self) -> str:
+        return f"https://{self.host}" if self.port == 443 else f"https://{self.host}:{self.port}"
+
+    @property
+    def path(self) -> str:
+        url = urlsplit(self.endpoint)
+        return f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
+
+    def _check_endpoint(self) -> None:
+        # One spelling only: what we look at and what we connect to can't be two different hosts.
+        if not re.fullmatch(r"https://[a-z0-9.-]{1,253}(:\d{1,5})?(/[!-\"$-~]*)?", self.endpoint):
+            raise BadSubscription("The endpoint has to be https://host/path.")
+        try:
+            port = self.port
+        except ValueError as error:
+            raise BadSubscription("The endpoint has a port that does not exist.") from error
+        if port != 443 and not settings.WEBPUSH_ALLOW_PRIVATE:
+            raise BadSubscription("The endpoint has to be on port 443.")
+
+    def _check_keys(self) -> None:
+        try:
+            ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), _decoded(self.keys.p256dh))
+            if len(_decoded(self.keys.auth)) != 16:
+                raise ValueError("an auth secret has 16 bytes")
+        except ValueError as error:
+            raise BadSubscription("The keys are not those of a push subscription.") from error
+
+
+def check_registration(token: str) -> None:
+    """Raises BadSubscription for a token that can't work, or whose endpoint is not on the public internet."""
+    subscription = Subscription.of(token)
+    try:
+        addresses_of(subscription.host, subscription.port)
+    except NotPublic as error:
+        raise BadSubscription("The endpoint is not on the public internet.") from error
+    except OSError as error:
+        raise BadSubscription("The host of the endpoint can't be found.") from error
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), altchars=b"-_", validate=True)
+    except binascii.Error as error:
+        raise ValueError("not base64url") from error
+
+
+# --- what is sent ----------------------------------------------------------------------------------------------------
+class Payload(msgspec.Struct, frozen=True):
+    """For sw.js."""
+
+    push_id: UUID
+    kind: str
+    conversation_id: UUID
+    seq: int
+    title: str
+    body: str
+    path: str
+    badge: int
+    count: int
+
+
+def payload_of(push: Push) -> bytes:
+    """Less than a push service has to take. A character is at most 6 bytes of JSON."""
+    payload = msgspec.convert(push, Payload, from_attributes=True)
+    title, body = _shortened(push.title, MAX_TITLE_CHARS), _shortened(push.body, MAX_BODY_CHARS)
+    return msgspec.json.encode(msgspec.structs.replace(payload, title=title, body=body))
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
+def headers_of(push: Push, origin: str, now: datetime) -> dict[str, str]:
+    lifetime = min(max(push.expires_at - now, timedelta(0)), MAX_TTL)
+    return {
+        "Authorization": vapid.authorization(origin),
+        "Content-Encoding": "aes128gcm",
+        "Content-Type": "application/octet-stream",
+        "TTL": str(int(lifetime.total_seconds())),
+        # A newer push of the same conversation replaces one that the service still holds.
+        "Topic": base64.urlsafe_b64encode(push.conversation_id.bytes).rstrip(b"=").decode(),
+        "Urgency": "high" if push.kind == "message" else "low",
+    }
+
+
+# --- what came of it -------------------------------------------------------------------------------------------------
+def result_of(answer: Answer, now: datetime) -> Result:
+    error = f"{answer.status} {_printable(answer.text)}".strip()
+    match answer.status:
+        case 200 | 201 | 202 | 204:
+            return Result(Outcome.ACCEPTED, provider_id=_name_of(answer))
+        case 404 | 410:
+            return Result(Outcome.UNREGISTERED, error=error)
+        case 401 | 403:
+            return Result(Outcome.MISCONFIGURED, error=error)
+        case 408 | 429:
+            return Result(Outcome.RETRY, error=error, retry_after=retry_after(answer, now))
+        case status if status >= 500:
+            return Result(Outcome.RETRY, error=error, retry_after=retry_after(answer, now))
+    return Result(Outcome.REJECTED, error=error)
+
+
+def retry_after(answer: Answer, now: datetime) -> timedelta | None:
+    """Of the header Retry-After: seconds, or a date. None for what is neither."""
+    text = answer.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d{1,9}", text):
+        return timedelta(seconds=int(text))
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(moment.replace(tzinfo=moment.tzinfo or UTC) - now, timedelta(0))
+
+
+def _name_of(answer: Answer) -> str:
+    """Apple says an id; others say where the message is, of which the last part names it."""
+    name = answer.headers.get("apns-id") or answer.headers.get("location", "").rpartition("/")[2]
+    return _printable(name)
+
+
+def _printable(text: str) -> str:
+    return re.sub(r"[^ -~]+", " ", text)[:200].strip()
+
+
+class WebPush:
+    name = "webpush"
+
+    def __init__(self) -> None:
+        if not vapid.public_key():
+            raise ImproperlyConfigured("WEBPUSH_PRIVATE_KEY is missing")
+        self._outside = Outside()
+
+    def send(self, token: str, push: Push) -> Result:
+        try:
+            subscription = Subscription.of(token)
+        except BadSubscription as error:
+            return Result(Outcome.UNREGISTERED, error=str(error))
+        now = datetime.now(UTC)
+        body = WebPusher(msgspec.to_builtins(subscription)).encode(payload_of(push))["body"]
+        headers = headers_of(push, subscription.origin, now)
+        try:
+            answer = self._outside.post(subscription.host, subscription.port, subscription.path, body, headers)
+        except NotPublic as error:
+            return Result(Outcome.REJECTED, error=str(error))
+        except (OSError, http.client.HTTPException) as error:
+            return Result(Outcome.RETRY, error=_printable(f"{type(error).__name__}: {error}"))
+        result = result_of(answer, now)
+        # Some services repeat the address in what they say, and the address is the token.
+        return msgspec.structs.replace(result, error=result.error.replace(subscription.path, "…"))
