@@ -32,6 +32,7 @@ from rest_framework.views import APIView
 
 from apps.accounts import services as accounts
 from apps.accounts.authentication import BearerAuthentication, SessionAuthentication
+from apps.accounts.identity import session_id_of
 from apps.accounts.models import ApiToken, User
 from apps.accounts.people import Person
 from apps.conversations import api_input, reads, services
@@ -212,7 +213,8 @@ class DevicesView(View):
     def post(self, request: Request) -> HttpResponse:
         """Let notifications come to a device. A token that another account had moves here; at most 20."""
         try:
-            device = push.register_device(request.user, **self.given(api_input.NewDevice))  # type: ignore[arg-type]
+            new = push.NewDevice(**self.given(api_input.NewDevice))
+            device = push.register_device(request.user, new, _session_id(request))  # type: ignore[arg-type]
         except push.TooManyDevices as error:
             raise ValidationError({"token": [str(error)]}) from error
         return answer(DeviceOut.of(device), 201)
@@ -228,6 +230,13 @@ class DevicesView(View):
         given = self.given(api_input.DeviceToken, self.asked(api_input.DeviceQuery) or None)
         push.remove_token(request.user, given["token"])  # type: ignore[arg-type]
         return nothing()
+
+
+def _session_id(request: Request) -> str:
+    """Of what this request is authenticated with."""
+    if isinstance(request.auth, ApiToken):
+        return request.auth.session_id
+    return session_id_of(request.session.session_key or "")
 
 
 class DeviceView(View):

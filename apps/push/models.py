@@ -4,6 +4,7 @@ import uuid
 
 from django.conf import settings
 from django.db import models
+from django.utils import timezone
 
 
 class Device(models.Model):
@@ -18,6 +19,8 @@ class Device(models.Model):
     token = models.TextField()
     name = models.CharField(max_length=64, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
+    registered_at = models.DateTimeField(default=timezone.now)  # the last time that a client said it: the token lives
+    session_id = models.CharField(max_length=40, blank=True, db_index=True)  # as in accounts.identity; goes with it
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["platform", "token"], name="one_device_per_token")]

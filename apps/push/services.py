@@ -1,8 +1,11 @@
 """Which devices a person's notifications go to."""
 
+from collections.abc import Collection
 from uuid import UUID
 
+import msgspec
 from django.db import transaction
+from django.utils import timezone
 
 from apps.accounts.models import User
 from apps.push.models import Device
@@ -14,15 +17,27 @@ class TooManyDevices(Exception):
     pass
 
 
-def register_device(user: User, platform: str, token: str, name: str) -> Device:
-    """The user's device with this token. One that another account had moves here. Raises TooManyDevices."""
+class NewDevice(msgspec.Struct, frozen=True):
+    platform: str
+    token: str
+    name: str = ""
+
+
+def register_device(user: User, new: NewDevice, session_id: str = "") -> Device:
+    """
+    The user's device with this token, until this session ends. One that another account had moves here.
+
+    Raises TooManyDevices.
+    """
     with transaction.atomic():
         User.objects.select_for_update().get(id=user.id)
-        others = Device.objects.filter(user=user).exclude(platform=platform, token=token)
+        others = Device.objects.filter(user=user).exclude(platform=new.platform, token=new.token)
         if others.count() >= MAX_DEVICES:
             raise TooManyDevices(f"You have {MAX_DEVICES} devices already; remove one first.")
         device, _ = Device.objects.update_or_create(
-            platform=platform, token=token, defaults={"user": user, "name": name}
+            platform=new.platform,
+            token=new.token,
+            defaults={"user": user, "name": new.name, "session_id": session_id, "registered_at": timezone.now()},
         )
     return device
 
@@ -35,3 +50,8 @@ def remove_device(user: User, device_id: UUID) -> bool:
 def remove_token(user: User, token: str) -> None:
     """For a client that knows what it was registered with, but not under which id."""
     Device.objects.filter(user=user, token=token).delete()
+
+
+def remove_devices_of_sessions(session_ids: Collection[str]) -> None:
+    """These sessions have ended: what they registered hears nothing more."""
+    Device.objects.filter(session_id__in=session_ids).delete()

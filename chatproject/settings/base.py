@@ -33,6 +33,14 @@ def yes_or_no(name: str, default: bool) -> bool:
     return text in ("1", "true", "yes", "on")
 
 
+def all_or_none(needed: tuple[str, ...], optional: tuple[str, ...]) -> bool:
+    """Whether what belongs together is set."""
+    missing = [name for name in needed if not env.str(name, default="")]
+    if any(env.str(name, default="") for name in (*needed, *optional)) and missing:
+        raise ImproperlyConfigured(f"{' and '.join(missing)} is missing, of {', '.join((*needed, *optional))}")
+    return not missing
+
+
 DATA = Path(env.str("DATA", default=str(BASE_DIR / "data"))).resolve()
 STACK = env.str("STACK", default="embedded")
 if STACK not in ("embedded", "full"):
@@ -66,6 +74,36 @@ NODE_ID = env.str("NODE_ID", default="node")
 CHAT_SENDS_PER_10S = whole("CHAT_SENDS_PER_10S", 100, 0)  # 0: no limit
 CHAT_SOCKETS_PER_USER = whole("CHAT_SOCKETS_PER_USER", 20, 1)
 CHAT_REGISTRATION_OPEN = yes_or_no("CHAT_REGISTRATION_OPEN", True)
+
+# --- push ------------------------------------------------------------------------------------------------------------
+FCM_SERVICE_ACCOUNT_FILE = env.str("FCM_SERVICE_ACCOUNT_FILE", default="")
+FCM_ENDPOINT = env.str("FCM_ENDPOINT", default="https://fcm.googleapis.com/v1/projects")
+FCM_TOKEN_URI = env.str("FCM_TOKEN_URI", default="")  # empty: what the service account's file says
+APNS_KEY_FILE = env.str("APNS_KEY_FILE", default="")
+APNS_KEY_ID = env.str("APNS_KEY_ID", default="")
+APNS_TEAM_ID = env.str("APNS_TEAM_ID", default="")
+APNS_TOPIC = env.str("APNS_TOPIC", default="")
+APNS_HOST = env.str("APNS_HOST", default="api.push.apple.com")
+APNS_PORT = whole("APNS_PORT", 443, 1, 65_535)
+APNS_CA_FILE = env.str("APNS_CA_FILE", default="")  # empty: the authorities that Python trusts
+# Browsers: the supervisor makes a key. Push services reach us at the contact.
+WEBPUSH_PRIVATE_KEY = env.str("WEBPUSH_PRIVATE_KEY", default="")
+_https = [origin for origin in CHAT_ORIGINS if origin.startswith("https://")]
+WEBPUSH_CONTACT = env.str("WEBPUSH_CONTACT", default="") or [*_https, "mailto:chat@localhost"][0]
+if not re.fullmatch(r"mailto:[^@\s]+@[^@\s]+|https://\S+", WEBPUSH_CONTACT):
+    raise ImproperlyConfigured(f"WEBPUSH_CONTACT is {WEBPUSH_CONTACT!r}; it must be mailto:… or https://…")
+WEBPUSH_CA_FILE = env.str("WEBPUSH_CA_FILE", default="")  # whom to trust instead of the public authorities
+WEBPUSH_ALLOW_PRIVATE = yes_or_no("WEBPUSH_ALLOW_PRIVATE", False)  # push services in a closed network, and on any port
+# Who carries a push, by the platform of the device; a provider without credentials is a line in the worker's log.
+PUSH_PROVIDERS = dict.fromkeys(("fcm", "apns", "web"), "apps.push.providers.console.Console")
+if all_or_none(("FCM_SERVICE_ACCOUNT_FILE",), ("FCM_ENDPOINT", "FCM_TOKEN_URI")):
+    PUSH_PROVIDERS["fcm"] = "apps.push.providers.fcm.Fcm"
+if all_or_none(
+    ("APNS_KEY_FILE", "APNS_KEY_ID", "APNS_TEAM_ID", "APNS_TOPIC"), ("APNS_HOST", "APNS_PORT", "APNS_CA_FILE")
+):
+    PUSH_PROVIDERS["apns"] = "apps.push.providers.apns.Apns"
+if all_or_none(("WEBPUSH_PRIVATE_KEY",), ("WEBPUSH_CONTACT", "WEBPUSH_CA_FILE", "WEBPUSH_ALLOW_PRIVATE")):
+    PUSH_PROVIDERS["web"] = "apps.push.providers.webpush.WebPush"
 
 # --- stores ----------------------------------------------------------------------------------------------------------
 REDIS_URL = env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")

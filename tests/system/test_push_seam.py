@@ -39,7 +39,7 @@ def worker(chat: Installation, log: Path, **settings: str) -> Iterator[None]:
 
 def pushes(log: Path) -> list[dict[str, Any]]:
     lines = [line for line in log.read_text().splitlines() if line.startswith("{")] if log.exists() else []
-    return [event for event in map(json.loads, lines) if event.get("event") == "push"]
+    return [event for event in map(json.loads, lines) if event.get("event") == "console push"]
 
 
 async def say_to_someone_who_is_away(chat: Installation) -> dict[str, Any]:
@@ -65,7 +65,7 @@ async def test_the_worker_pushes_to_who_is_away(request: pytest.FixtureRequest, 
         away = await say_to_someone_who_is_away(chat)
         await eventually(lambda: pushes(log), 60)
 
-    assert [event["username"] for event in pushes(log)] == [away["username"]]
+    assert [event["conversation_id"] for event in pushes(log)] == [away["direct_conversation_id"]]
     assert "are you there?" not in log.read_text()
 
 
@@ -80,4 +80,4 @@ async def test_what_was_said_while_the_broker_was_away_is_pushed_when_it_is_back
         with worker(chat, log, **embedded_stores):
             await eventually(lambda: pushes(log), 60)
 
-    assert [event["username"] for event in pushes(log)] == [away["username"]]
+    assert [event["conversation_id"] for event in pushes(log)] == [away["direct_conversation_id"]]

@@ -1,0 +1,15 @@
+"""Who carries a push to a device of each platform, by the settings."""
+
+from functools import cache
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from apps.push.providers.base import Provider
+
+
+@cache
+def provider_for(platform: str) -> Provider:
+    """Made when it is first asked for, so that no chat node loads one. Raises ImproperlyConfigured."""
+    provider: Provider = import_string(settings.PUSH_PROVIDERS[platform])()
+    return provider

@@ -2,20 +2,25 @@
 
 import logging
 
-from apps.push.models import Device
+from apps.push.notification import Push
+from apps.push.providers.base import Outcome, Result
 
 logger = logging.getLogger(__name__)
 
 
-def send(device: Device, notification: dict[str, str]) -> None:
-    logger.info(
-        "push",
-        extra={
-            "username": device.user.username,
-            "platform": device.platform,
-            "device": str(device.id),
-            "conversation_id": notification["conversation_id"],
-            "seq": notification["seq"],
-            "sender": notification["sender"],
-        },
-    )
+class Console:
+    name = "console"
+
+    def send(self, token: str, push: Push) -> Result:
+        logger.info(
+            "console push",
+            extra={
+                "push_id": str(push.push_id),
+                "kind": push.kind,
+                "conversation_id": str(push.conversation_id),
+                "seq": push.seq,
+                "badge": push.badge,
+                "count": push.count,
+            },
+        )
+        return Result(Outcome.ACCEPTED, provider_id=str(push.push_id))
