@@ -19,7 +19,12 @@ TIMEOUT_S = 2.0
 async def readyz(request: HttpRequest) -> JsonResponse:
     this = node.current()
     database, history = await asyncio.gather(_answers(in_db(_select_1)), _answers(_ping_history()))
-    parts = {"database": database, "history": history, "redis": this.hears_itself, "accepting": not this.draining}
+    parts = {
+        "database": database,
+        "history": history,
+        "redis": this.exchange.hears_itself,
+        "accepting": not this.draining,
+    }
     ready = all(parts.values())
     return JsonResponse({"ready": ready, "node": this.name, "parts": parts}, status=200 if ready else 503)
 

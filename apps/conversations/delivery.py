@@ -108,8 +108,8 @@ def attach(this: Node) -> None:
         except ChatError:
             this.resync("push")
 
-    this.on("members.changed", members_changed)
-    this.on("conversation.frame", conversation_frame)
+    this.exchange.on("members.changed", members_changed)
+    this.exchange.on("conversation.frame", conversation_frame)
     this.on_unreached(unreached)
     this.on_resync(memberships.forget_all)
 
@@ -124,4 +124,4 @@ def _as_message(frame: bytes) -> MessageOut | None:
 async def members_changed(conversation_id: UUID) -> None:
     """Let every node look up again who is in a conversation. A node that misses this looks within 30 s anyway."""
     memberships.conversations.expire(conversation_id)
-    await node.current().broadcast({"type": "members.changed", "conversation": conversation_id.bytes})
+    await node.current().exchange.broadcast({"type": "members.changed", "conversation": conversation_id.bytes})

@@ -5,6 +5,7 @@ A socket is any object with `push(frame)`, which takes one encoded frame without
 memory on one event loop.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Collection
 from collections.abc import Set as AbstractSet
@@ -17,7 +18,8 @@ from apps.presence import metrics
 
 class Socket(Protocol):
     identity: Identity
-    last_heard: float
+    last_heard: float  # monotonic: when anything came from it
+    last_active: float  # monotonic: when its person last did something with it
 
     def push(self, frame: bytes) -> bool:
         """
@@ -31,7 +33,8 @@ class Socket(Protocol):
 
 
 class Hub:
-    def __init__(self) -> None:
+    def __init__(self, away_after_s: float) -> None:
+        self._away_after_s = away_after_s
         self._sockets: defaultdict[UUID, set[Socket]] = defaultdict(set)
         self._watching: dict[Socket, frozenset[str]] = {}
         self._watchers: defaultdict[str, set[Socket]] = defaultdict(set)
@@ -49,15 +52,16 @@ class Hub:
         return True
 
     def send(self, user_ids: Collection[UUID], frame: bytes) -> set[UUID]:
-        """Push a frame to every socket of these users; returns the users whom it reached."""
+        """Push a frame to every socket of these users; returns those of them whom it reached, and who are not away."""
         reached, handed = set(), 0
-        here = self._sockets
+        here, active_since = self._sockets, time.monotonic() - self._away_after_s
         for user_id in user_ids:
             if user_id in here:
-                taken = sum(socket.push(frame) for socket in here[user_id])
-                if taken:
-                    reached.add(user_id)
-                    handed += taken
+                for socket in here[user_id]:
+                    if socket.push(frame):
+                        handed += 1
+                        if socket.last_active > active_since:
+                            reached.add(user_id)
         metrics.deliveries.inc(handed)
         return reached
 
@@ -86,6 +90,15 @@ class Hub:
 
     def sockets_of(self, user_id: UUID) -> set[Socket]:
         return self._sockets.get(user_id, set())
+
+    def away(self, now: float) -> set[str]:
+        """The users who have a socket here, and have not used any of theirs for a while."""
+        since = now - self._away_after_s
+        return {
+            str(user_id)
+            for user_id, sockets in self._sockets.items()
+            if all(socket.last_active <= since for socket in sockets)
+        }
 
     def user_ids(self) -> AbstractSet[UUID]:
         return self._sockets.keys()

@@ -1,9 +1,9 @@
 """
 Who is on which node, in Redis. Only ever a hint: what it loses, the nodes put back and resync.
 
-Two rosters have the same shape, user -> the nodes that have something to do with them: `online` (nodes that hold a
-socket of the user) and `watchers` (nodes that hold a socket which wants to hear of the user's status). An entry expires
-by itself; its node refreshes it every 15 s.
+Three rosters have the same shape, user -> the nodes that have something to do with them: `online` (nodes that hold a
+socket of the user), `away` (those on which none of these sockets is being used) and `watchers` (nodes that hold a
+socket which wants to hear of the user's status). An entry expires by itself; its node refreshes it every 15 s.
 """
 
 import hashlib
@@ -101,6 +101,7 @@ class Registry:
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
         self.online = Roster(pipe, "online")
+        self.away = Roster(pipe, "away")
         self.watchers = Roster(pipe, "watchers")
 
     async def renew_lease(self, node: str, count: int, info: NodeInfo) -> bool:
@@ -140,6 +141,12 @@ class Registry:
     async def nodes_of(self, user_ids: Iterable[UUID]) -> dict[UUID, list[str]]:
         found = await self.online.nodes_of([str(user_id) for user_id in user_ids])
         return {UUID(user): nodes for user, nodes in found.items()}
+
+    async def attentive(self, user_ids: Iterable[UUID]) -> set[UUID]:
+        """Those of these users who are on some node, and not away from all that they have open. Raises RedisError."""
+        users = [str(user_id) for user_id in user_ids]
+        online, away = await self.online.nodes_of(users), await self.away.nodes_of(users)
+        return {UUID(user) for user in users if set(online[user]) - set(away[user])}
 
 
 def _parts(users: Collection[str]) -> Iterable[list[str]]:

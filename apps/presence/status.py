@@ -13,6 +13,8 @@ LEASE_INTERVAL_S = 1
 LEASE_TTL_S = 6
 # A page reload closes a socket and opens the next: nobody is told about an absence shorter than this.
 OFFLINE_GRACE_S = 2
+# Nodes tell each other of whom is away a little early, so that a push is not held up by somebody who has just gone.
+AWAY_AHEAD_S = 10
 
 
 def is_silent(last_heard: float, now: float) -> bool:

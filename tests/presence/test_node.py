@@ -36,7 +36,7 @@ async def nodes(store: redis.Redis, embedded_valkey: str, transactional_db: None
     one, other = Node("node-1", layer), Node("node-2", layer)
     for node in (one, other):
         await node.start()
-    await eventually(lambda: one.hears_itself and other.hears_itself)
+    await eventually(lambda: one.exchange.hears_itself and other.exchange.hears_itself)
     yield one, other
     for node in (one, other):
         await node.stop()
@@ -108,12 +108,12 @@ async def test_when_the_subscription_is_cut_the_node_resyncs(nodes: tuple[Node, 
     store.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
 
     await eventually(lambda: RESYNC_FRAME in there.frames)
-    await eventually(lambda: nodes[1].hears_itself)
+    await eventually(lambda: nodes[1].exchange.hears_itself)
 
 
 async def test_a_frame_lost_on_the_bus_shows_and_the_sockets_resync(nodes: tuple[Node, Node]) -> None:
     there = await connect(nodes[1])
-    nodes[0]._counters.next(nodes[1].channel)  # counted as sent, and never sent
+    nodes[0].exchange._counters.next(nodes[1].channel)  # counted as sent, and never sent
 
     await eventually(lambda: RESYNC_FRAME in there.frames)
 
