@@ -14,6 +14,7 @@ from django.db.models import F
 from django.utils import timezone
 from redis.exceptions import RedisError
 
+from apps import failpoints
 from apps.accounts import services as accounts
 from apps.accounts.models import Block, User
 from apps.accounts.people import Person
@@ -43,6 +44,7 @@ async def send_message(draft: Draft) -> Message:
     """
     throttle.take(draft.sender_id)
     members = await memberships.of(draft.conversation_id, draft.sender_id)
+    failpoints.reached("checked")
     message, members = await _store(draft, members)
     await delivery.deliver(message, members)
     return message

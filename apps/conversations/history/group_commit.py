@@ -14,6 +14,7 @@ from uuid import UUID
 
 import msgspec
 
+from apps import failpoints
 from apps.conversations.errors import Unavailable
 from apps.conversations.history.base import HistoryStore
 from apps.conversations.messages import Draft, Message
@@ -80,7 +81,9 @@ class History:
             if first.after_seq is None:  # a retry says where to look for the try before
                 drafts[message_id] = msgspec.structs.replace(first, after_seq=draft.after_seq)
         try:
+            failpoints.reached("storing")
             stored_now = await self._store.append(list(drafts.values()), members_version)
+            failpoints.reached("stored")
         except Exception as error:  # noqa: BLE001 whatever it is, each of the waiting callers has to hear of it
             for _, _, stored in group:
                 if not stored.done():

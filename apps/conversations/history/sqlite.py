@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
+from apps import failpoints
 from apps.conversations.errors import Unavailable
 from apps.conversations.history.base import MembersChanged
 from apps.conversations.messages import Draft, Kind, Message
@@ -192,6 +193,7 @@ def _commit(connection: sqlite3.Connection, requests: Iterable[_Request]) -> lis
     try:
         now_ms = time.time_ns() // 1_000_000
         outcomes = [_append_all(connection, request, now_ms) for request in requests]
+        failpoints.reached("committing")
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:
