@@ -76,6 +76,7 @@ class State(Enum):
 class ChatConsumer(AsyncWebsocketConsumer):
     identity: Identity
     last_heard: float
+    last_active: float
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -124,7 +125,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
         # In every line that this connection, or a task of it, logs from here on.
         bind_contextvars(connection=uuid4().hex[:12], session_id=identity.session_id, user_id=str(identity.person.id))
         self.identity = identity
-        self.last_heard = time.monotonic()
+        self.last_heard = self.last_active = time.monotonic()
         await self.accept()
         self._state = State.OPEN
         metrics.connects.inc()
@@ -216,6 +217,8 @@ class ChatConsumer(AsyncWebsocketConsumer):
     def _take(self, command: Command) -> None:
         metrics.frames_in.labels(type(command).__struct_config__.tag).inc()
         if isinstance(command, Heartbeat):
+            if command.active is not False:  # a client that does not say is taken to be in use
+                self._node.used(self)
             self.push(encode(HeartbeatAck(rfc3339(timezone.now()))))
             return
         try:
@@ -270,6 +273,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     async def _send_message(self, command: Send) -> None:
         failpoints.reached("received")
+        self._node.used(self)
         sender = self.identity.person
         if command.conversation_id is not UNSET:
             conversation_id = command.conversation_id

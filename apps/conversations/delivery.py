@@ -98,7 +98,7 @@ def attach(this: Node) -> None:
         this.hub.send(members.present.keys() & this.hub.user_ids(), message["frame"])
 
     async def unreached(frame: bytes, user_ids: set[UUID]) -> None:
-        """Their last socket here closed while the frame was on its way: they are absent after all."""
+        """They are away, or closed their last socket here while the frame was on its way: absent after all."""
         created = _as_message(frame)
         if created is None or created.kind != Kind.TEXT:
             return

@@ -37,7 +37,7 @@ class Send(Struct, frozen=True, tag="message.send", tag_field="type", kw_only=Tr
 
 
 class Heartbeat(Struct, frozen=True, tag="heartbeat", tag_field="type"):
-    pass
+    active: bool | UnsetType = UNSET  # whether the person has used this client since the last one; unset: not known
 
 
 class Sync(Struct, frozen=True, tag="sync", tag_field="type", kw_only=True):

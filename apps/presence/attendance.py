@@ -19,7 +19,7 @@ from apps.presence.exchange import Exchange
 from apps.presence.frames import Presence
 from apps.presence.hub import Hub
 from apps.presence.registry import NodeInfo, Registry
-from apps.presence.status import Announcements
+from apps.presence.status import AWAY_AHEAD_S, Announcements
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class Attendance:
         self._lease_count = 0
         self._gone: set[str] = set()
         self._departing: set[str] = set()  # who left while Redis was away
+        self._away: set[str] = set()  # who, as far as the others know, does not use what they have open here
 
     # --- what happens to this node's users ---------------------------------------------------------------------------
     async def arrive(self, user: str) -> None:
@@ -66,11 +67,24 @@ class Attendance:
         except RedisError:
             logger.warning("watches wait for Redis to be back")
 
+    def is_away(self, user: str) -> bool:
+        """Whether the others have been told so."""
+        return user in self._away
+
+    async def back(self, user: str) -> None:
+        """This user, who was away, has just used a socket of this node."""
+        self._away.discard(user)
+        try:
+            await self._registry.away.depart(self._channel, [user])
+        except RedisError:
+            logger.warning("who is back counts as away a little longer, as Redis is away", extra={"user_id": user})
+
     async def leave(self) -> None:
         """With everyone on it: this node stops."""
         try:
             self._gone |= await self._registry.online.depart(self._channel, self._hub.users())
             await self._registry.watchers.depart(self._channel, self._hub.watched())
+            await self._registry.away.depart(self._channel, self._away)
             await self._registry.end_lease(self._channel)
         except RedisError as error:
             logger.warning("left without signing off, as Redis is away: %s", error)
@@ -97,6 +111,15 @@ class Attendance:
         for user in await self._registry.online.arrive(self._channel, self._hub.users()):
             self._announcements.came(user, time.monotonic())
         await self._registry.watchers.arrive(self._channel, self._hub.watched())
+        await self._registry.away.arrive(self._channel, self._away)
+
+    async def tell_away(self) -> None:
+        """Let the workers know to whom to push although they have something open here."""
+        away = self._hub.away(time.monotonic() + AWAY_AHEAD_S)
+        went, back = away - self._away, self._away - away
+        self._away = away
+        await self._registry.away.arrive(self._channel, went)
+        await self._registry.away.depart(self._channel, back)
 
     async def bury_dead_node(self) -> None:
         """Take the users of a node whose lease has ended offline; the claim makes this the only node that does."""

@@ -52,11 +52,11 @@ class Node:
         self.name = name
         self.boot = uuid4().hex[:12]
         self.channel = f"node.{name}.{self.boot}"
-        self.hub = Hub()
+        self.hub = Hub(settings.PUSH_AWAY_AFTER)
         self.draining = False
         self.registry = Registry(layer.pipe())
         self.exchange = Exchange(self.channel, layer, self.resync)
-        self._attendance = Attendance(self.hub, self.registry, self.exchange, self.resync)
+        self.attendance = Attendance(self.hub, self.registry, self.exchange, self.resync)
         self._started_at = datetime.now(UTC)
         self._tasks: set[asyncio.Future[None]] = set()
         self._on_resync: Callable[[], None] = lambda: None
@@ -66,7 +66,7 @@ class Node:
         self.exchange.on("sessions.ended", self._on_sessions_ended)
 
     def on_unreached(self, handler: Callable[[bytes, set[UUID]], Awaitable[None]]) -> None:
-        """Called with a frame and those of its users whose last socket here closed while it was on its way."""
+        """Called with a frame and those of its users who are away from here, or have just closed their last socket."""
         self._on_unreached = handler
 
     def on_resync(self, callback: Callable[[], None]) -> None:
@@ -79,9 +79,10 @@ class Node:
         for work, interval in (
             (self._renew_lease, LEASE_INTERVAL_S),
             (self.exchange.beat, LEASE_INTERVAL_S),
-            (self._attendance.refresh, REFRESH_INTERVAL_S),
-            (self._attendance.bury_dead_node, 2),
-            (self._attendance.announce, ANNOUNCE_INTERVAL_S),
+            (self.attendance.refresh, REFRESH_INTERVAL_S),
+            (self.attendance.bury_dead_node, 2),
+            (self.attendance.announce, ANNOUNCE_INTERVAL_S),
+            (self.attendance.tell_away, 5),
             (self._close_silent, 5),
             (self._recheck_sessions, RECHECK_SESSIONS_S),
         ):
@@ -93,30 +94,37 @@ class Node:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._attendance.leave()
+        await self.attendance.leave()
 
     # --- sockets -----------------------------------------------------------------------------------------------------
     async def add(self, socket: Socket) -> None:
         """Take a socket in. When this returns, messages stored from now on reach it (or a resync does)."""
         self.hub.add(socket)
         metrics.connections.inc()
-        await self._attendance.arrive(str(socket.identity.person.id))
+        await self.attendance.arrive(str(socket.identity.person.id))
 
     async def remove(self, socket: Socket) -> None:
         was_last = self.hub.remove(socket)
         metrics.connections.dec()
         await self.watch(socket, frozenset())
         if was_last:
-            await self._attendance.depart([str(socket.identity.person.id)])
+            await self.attendance.depart([str(socket.identity.person.id)])
+
+    def used(self, socket: Socket) -> None:
+        """Its person is doing something with it."""
+        socket.last_active = time.monotonic()
+        if self.attendance.is_away(user := str(socket.identity.person.id)):
+            self._spawn(self.attendance.back(user))
 
     async def watch(self, socket: Socket, users: frozenset[str]) -> None:
         """Let a socket hear of these users' status from now on, and of no others."""
-        await self._attendance.watch(*self.hub.watch(socket, users))
+        await self.attendance.watch(*self.hub.watch(socket, users))
 
     # --- delivery ----------------------------------------------------------------------------------------------------
     async def deliver(self, user_ids: Collection[UUID], frame: bytes) -> set[UUID]:
         """
-        Hand an encoded frame to every socket of these users, on every node; returns the users who are nowhere.
+        Hand an encoded frame to every socket of these users, on every node; returns the users who are nowhere, or on
+        this node alone and away from it (another node notices itself who is away from it: `on_unreached`).
 
         When it returns, every node that holds one of them has been handed the frame or finds out by itself that it
         missed something. Raises BusAway when that cannot be said.
@@ -206,7 +214,7 @@ class Node:
             connections=len(self.hub),
             users=len(self.hub.users()),
         )
-        await self._attendance.renew_lease(info)
+        await self.attendance.renew_lease(info)
 
     async def _close_silent(self) -> None:
         now = time.monotonic()

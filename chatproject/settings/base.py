@@ -76,6 +76,7 @@ CHAT_SOCKETS_PER_USER = whole("CHAT_SOCKETS_PER_USER", 20, 1)
 CHAT_REGISTRATION_OPEN = yes_or_no("CHAT_REGISTRATION_OPEN", True)
 
 # --- push ------------------------------------------------------------------------------------------------------------
+PUSH_AWAY_AFTER = whole("PUSH_AWAY_AFTER", 120, 20)  # seconds without use of any client, after which one gets pushes
 FCM_SERVICE_ACCOUNT_FILE = env.str("FCM_SERVICE_ACCOUNT_FILE", default="")
 FCM_ENDPOINT = env.str("FCM_ENDPOINT", default="https://fcm.googleapis.com/v1/projects")
 FCM_TOKEN_URI = env.str("FCM_TOKEN_URI", default="")  # empty: what the service account's file says

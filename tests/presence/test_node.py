@@ -63,6 +63,41 @@ async def test_a_frame_reaches_users_on_every_node_and_says_who_is_nowhere(nodes
     assert here.frames == [b"frame"]
 
 
+async def attentive(node: Node, user_id: UUID) -> bool:
+    return user_id in await node.registry.attentive([user_id])
+
+
+async def test_who_uses_none_of_their_sockets_is_away_for_those_who_push(nodes: tuple[Node, Node]) -> None:
+    ada = uuid4()
+    laptop, phone = await connect(nodes[0], ada), await connect(nodes[1], ada)
+    unreached: list[set[UUID]] = []
+
+    async def note(_: bytes, user_ids: set[UUID]) -> None:
+        unreached.append(user_ids)
+
+    nodes[1].on_unreached(note)
+    assert await attentive(nodes[0], ada)
+    assert not await attentive(nodes[0], uuid4())
+
+    laptop.last_active -= 121
+    await nodes[0].attendance.tell_away()
+    assert await nodes[0].deliver([ada], b"frame") == set()
+    assert await attentive(nodes[0], ada)
+
+    phone.last_active -= 121
+    await nodes[1].attendance.tell_away()
+    assert not await attentive(nodes[0], ada)
+    await nodes[0].deliver([ada], b"frame")
+    await eventually(lambda: unreached == [{ada}])
+    await nodes[1].remove(phone)
+    assert await nodes[0].deliver([ada], b"frame") == {ada}
+
+    nodes[0].used(laptop)
+    await asyncio.sleep(0)  # commands to Redis go out in the order in which they are made
+    assert await attentive(nodes[0], ada)
+    assert await nodes[0].deliver([ada], b"frame") == set()
+
+
 async def test_a_user_on_two_nodes_hears_on_both(nodes: tuple[Node, Node]) -> None:
     ada = uuid4()
     laptop, phone = await connect(nodes[0], ada), await connect(nodes[1], ada)
