@@ -36,13 +36,15 @@ from apps.accounts.identity import session_id_of
 from apps.accounts.models import ApiToken, User
 from apps.accounts.people import Person
 from apps.conversations import api_input, reads, services
-from apps.conversations.api_schema import DeviceOut, List, MessagePage, Token, replies
+from apps.conversations.api_schema import DeviceOut, List, MessagePage, Token, VapidKey, replies
 from apps.conversations.errors import RateLimited
 from apps.conversations.messages import Draft
 from apps.conversations.problems import RegistrationClosed
 from apps.conversations.protocol import ConversationOut, MessageOut, PresenceOut, clean_content, encode
 from apps.push import services as push
+from apps.push import vapid
 from apps.push.models import Device
+from apps.push.subscription import BadSubscription
 
 S = TypeVar("S", bound=Serializer[Any])
 
@@ -215,7 +217,7 @@ class DevicesView(View):
         try:
             new = push.NewDevice(**self.given(api_input.NewDevice))
             device = push.register_device(request.user, new, _session_id(request))  # type: ignore[arg-type]
-        except push.TooManyDevices as error:
+        except (push.TooManyDevices, BadSubscription) as error:
             raise ValidationError({"token": [str(error)]}) from error
         return answer(DeviceOut.of(device), 201)
 
@@ -246,6 +248,16 @@ class DeviceView(View):
         if not push.remove_device(request.user, device_id):  # type: ignore[arg-type]
             raise NotFound("You have no such device.")
         return nothing()
+
+
+class VapidKeyView(View):
+    @extend_schema(operation_id="vapid_key", responses=replies(VapidKey))
+    def get(self, request: Request) -> HttpResponse:
+        """What a browser subscribes to, so that we may push to it (applicationServerKey)."""
+        self.asked()
+        if not vapid.public_key():
+            raise NotFound("There is no Web Push here.")
+        return answer(VapidKey(vapid.public_key()))
 
 
 class PresenceView(View):
@@ -417,6 +429,7 @@ urlpatterns = [
     path("users/me/blocks/<username:username>", BlockView.as_view()),
     path("users/me/devices", DevicesView.as_view()),
     path("users/me/devices/<uuid:device_id>", DeviceView.as_view()),
+    path("push/vapid-key", VapidKeyView.as_view()),
     path("presence", PresenceView.as_view()),
     path("conversations", ConversationsView.as_view()),
     path("conversations/<uuid:conversation_id>", ConversationView.as_view()),

@@ -30,6 +30,10 @@ class Token(Struct, frozen=True):
     token: str
 
 
+class VapidKey(Struct, frozen=True):
+    public_key: str
+
+
 class DeviceOut(Struct, frozen=True):
     id: UUID
     platform: str
@@ -65,6 +69,7 @@ _ANSWERS: list[Any] = [
     PresenceOut,
     Token,
     DeviceOut,
+    VapidKey,
     Problem,
     List[Person],
     List[ConversationOut],

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from apps.accounts.models import User
 from apps.push.models import Device
+from apps.push.subscription import kept_as, registrable
 
 MAX_DEVICES = 20
 
@@ -27,16 +28,17 @@ def register_device(user: User, new: NewDevice, session_id: str = "") -> Device:
     """
     The user's device with this token, until this session ends. One that another account had moves here.
 
-    Raises TooManyDevices.
+    Raises TooManyDevices, and BadSubscription for a browser's token.
     """
+    token = registrable(new.token) if new.platform == Device.Platform.WEB else new.token
     with transaction.atomic():
         User.objects.select_for_update().get(id=user.id)
-        others = Device.objects.filter(user=user).exclude(platform=new.platform, token=new.token)
+        others = Device.objects.filter(user=user).exclude(platform=new.platform, token=token)
         if others.count() >= MAX_DEVICES:
             raise TooManyDevices(f"You have {MAX_DEVICES} devices already; remove one first.")
         device, _ = Device.objects.update_or_create(
             platform=new.platform,
-            token=new.token,
+            token=token,
             defaults={"user": user, "name": new.name, "session_id": session_id, "registered_at": timezone.now()},
         )
     return device
@@ -49,7 +51,7 @@ def remove_device(user: User, device_id: UUID) -> bool:
 
 def remove_token(user: User, token: str) -> None:
     """For a client that knows what it was registered with, but not under which id."""
-    Device.objects.filter(user=user, token=token).delete()
+    Device.objects.filter(user=user, token=kept_as(token)).delete()
 
 
 def remove_devices_of_sessions(session_ids: Collection[str]) -> None:

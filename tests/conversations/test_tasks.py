@@ -22,7 +22,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 async def device_of(person: Client) -> str:
     register = sync_to_async(push.register_device)
-    return str((await register(person.user, push.NewDevice("web", f"token of {person.person.username}"))).id)
+    return str((await register(person.user, push.NewDevice("fcm", f"token of {person.person.username}"))).id)
 
 
 async def group(ada: Client) -> dict[str, Any]:

@@ -46,7 +46,7 @@ async def say_to_someone_who_is_away(chat: Installation) -> dict[str, Any]:
     """Returns the user who is away, and has a device."""
     here, away = chat.load_users(2, 0)
     async with httpx.AsyncClient(base_url=chat.nodes[0].url) as http:
-        device = {"platform": "web", "token": "a browser", "name": "laptop"}
+        device = {"platform": "fcm", "token": "a phone", "name": "phone"}
         headers = {"Authorization": f"Bearer {away['token']}"}
         assert (await http.post("/api/v1/users/me/devices", json=device, headers=headers)).status_code == 201
     conversation = here["direct_conversation_id"]

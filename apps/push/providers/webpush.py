@@ -2,112 +2,28 @@
 Web Push (RFC 8030): encrypted for one browser (RFC 8291), signed by this chat (RFC 8292), sent to where that browser
 said.
 
-A device's token is its PushSubscription as JSON: `{"endpoint": ..., "keys": {"p256dh": ..., "auth": ...}}`. What the
-service worker gets is the push as JSON; sw.js reads it.
+What the service worker gets is the push as JSON; sw.js reads it.
 """
 
 import base64
-import binascii
 import http.client
 import re
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric import ec
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from pywebpush import WebPusher
 
 from apps.push import vapid
 from apps.push.notification import Push
 from apps.push.providers.base import Outcome, Result
-from apps.push.providers.outside import Answer, NotPublic, Outside, addresses_of
+from apps.push.providers.outside import Answer, NotPublic, Outside
+from apps.push.subscription import BadSubscription, Subscription
 
 MAX_TITLE_CHARS, MAX_BODY_CHARS = 100, 400  # a push service takes 4,096 bytes, encryption included
 MAX_TTL = timedelta(days=28)
-
-
-class BadSubscription(Exception):
-    """This token can't be pushed to; the text says why, for people."""
-
-
-# --- the token -------------------------------------------------------------------------------------------------------
-class Keys(msgspec.Struct, frozen=True):
-    p256dh: str
-    auth: str
-
-
-class Subscription(msgspec.Struct, frozen=True):
-    endpoint: str
-    keys: Keys
-
-    @classmethod
-    def of(cls, token: str) -> "Subscription":
-        """Raises BadSubscription."""
-        try:
-            subscription = msgspec.json.decode(token, type=cls)
-        except (msgspec.DecodeError, UnicodeEncodeError) as error:
-            raise BadSubscription("This is not a push subscription.") from error
-        subscription._check_endpoint()
-        subscription._check_keys()
-        return subscription
-
-    @property
-    def host(self) -> str:
-        return urlsplit(self.endpoint).hostname or ""
-
-    @property
-    def port(self) -> int:
-        return urlsplit(self.endpoint).port or 443
-
-    @property
-    def origin(self) -> str:
-        return f"https://{self.host}" if self.port == 443 else f"https://{self.host}:{self.port}"
-
-    @property
-    def path(self) -> str:
-        url = urlsplit(self.endpoint)
-        return f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
-
-    def _check_endpoint(self) -> None:
-        # One spelling only: what we look at and what we connect to can't be two different hosts.
-        if not re.fullmatch(r"https://[a-z0-9.-]{1,253}(:\d{1,5})?(/[!-\"$-~]*)?", self.endpoint):
-            raise BadSubscription("The endpoint has to be https://host/path.")
-        try:
-            port = self.port
-        except ValueError as error:
-            raise BadSubscription("The endpoint has a port that does not exist.") from error
-        if port != 443 and not settings.WEBPUSH_ALLOW_PRIVATE:
-            raise BadSubscription("The endpoint has to be on port 443.")
-
-    def _check_keys(self) -> None:
-        try:
-            ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), _decoded(self.keys.p256dh))
-            if len(_decoded(self.keys.auth)) != 16:
-                raise ValueError("an auth secret has 16 bytes")
-        except ValueError as error:
-            raise BadSubscription("The keys are not those of a push subscription.") from error
-
-
-def check_registration(token: str) -> None:
-    """Raises BadSubscription for a token that can't work, or whose endpoint is not on the public internet."""
-    subscription = Subscription.of(token)
-    try:
-        addresses_of(subscription.host, subscription.port)
-    except NotPublic as error:
-        raise BadSubscription("The endpoint is not on the public internet.") from error
-    except OSError as error:
-        raise BadSubscription("The host of the endpoint can't be found.") from error
-
-
-def _decoded(text: str) -> bytes:
-    try:
-        return base64.b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), altchars=b"-_", validate=True)
-    except binascii.Error as error:
-        raise ValueError("not base64url") from error
 
 
 # --- what is sent ----------------------------------------------------------------------------------------------------
