@@ -19,6 +19,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 GAP_S = 0.3
+BEAT_S = 10  # more often than the protocol asks for, so that tests need not wait for a minute
+DEAD_AFTER_S = 10
 
 
 @dataclass
@@ -59,8 +61,10 @@ class ChatClient:
         self.close_codes: list[int] = []
         self.node: str | None = None
         self._socket: ClientConnection | None = None
+        self._attempt = 0
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._beat_answered = asyncio.Event()
         self._synced = False
         self._tasks: set[asyncio.Future[None]] = set()
 
@@ -103,19 +107,22 @@ class ChatClient:
 
     # --- the connection ----------------------------------------------------------------------------------------------
     async def _stay_connected(self) -> None:
-        attempt = 0
         wait_at_least = 0.0
         while True:
-            await asyncio.sleep(max(wait_at_least, random.uniform(0, min(30, 0.5 * 2**attempt))) if attempt else 0)
-            attempt, wait_at_least = attempt + 1, 0.0
+            backoff = random.uniform(0, min(30, 0.5 * 2**self._attempt)) if self._attempt else 0
+            await asyncio.sleep(max(wait_at_least, backoff))
+            self._attempt, wait_at_least = self._attempt + 1, 0.0
             with suppress(OSError, InvalidHandshake, TimeoutError):
                 headers = {"Authorization": f"Bearer {self._token}"}
-                async with connect(random.choice(self._urls), additional_headers=headers, open_timeout=5) as socket:
+                async with connect(self._url(), additional_headers=headers, open_timeout=5) as socket:
                     self._socket = socket
                     started = time.monotonic()
                     wait_at_least = await self._converse(socket)
-                    attempt = 1 if time.monotonic() - started > 30 else attempt
+                    self._attempt = min(1, self._attempt) if time.monotonic() - started > 30 else self._attempt
             self._socket, self._synced = None, False
+
+    def _url(self) -> str:
+        return random.choice(self._urls)
 
     async def _converse(self, socket: ClientConnection) -> float:
         """Until the socket closes; returns how long to wait at least."""
@@ -137,10 +144,16 @@ class ChatClient:
         return come_back_in
 
     async def _beat(self, socket: ClientConnection) -> None:
+        await asyncio.sleep(random.uniform(0, BEAT_S))
         while True:
-            await asyncio.sleep(10)
+            self._beat_answered.clear()
             with suppress(ConnectionClosed):
                 await socket.send('{"type":"heartbeat"}')
+            try:
+                await asyncio.wait_for(self._beat_answered.wait(), DEAD_AFTER_S)
+            except TimeoutError:
+                socket.transport.abort()
+            await asyncio.sleep(BEAT_S)
 
     async def _send(self, frame: dict[str, Any]) -> None:
         if self._socket is not None:
@@ -158,6 +171,8 @@ class ChatClient:
                 await self._take_nack(frame)
             case "synced":
                 await self._take_synced(frame)
+            case "heartbeat.ack":
+                self._beat_answered.set()
             case "hello":
                 self.node = frame["node_id"]
                 await self.catch_up()
