@@ -1,9 +1,10 @@
 """
 Daphne with what a chat needs of it: `python -m chatproject.server --port 8000`.
 
-Stock Daphne never waits for a client that does not read, and ends without a word: no close frame, no `disconnect`.
-Here a connection that is too far behind is cut, and before the end each client is told when to come back, and closed
-with 1012.
+Stock Daphne waits neither for a client that does not read nor for an application that does not, refuses a WebSocket
+with 403 alone, and ends without a word: no close frame, no `disconnect`. Here `send` waits until the client has read,
+reading waits until the application has, a handshake may be answered with any status (ASGI's `websocket.http.response`),
+and before the end each client is told when to come back, and closed with 1012.
 """
 
 import asyncio
@@ -21,9 +22,11 @@ from chatproject.asgi import application  # isort: skip  (sets Django up)
 
 import argparse
 import logging
+from http import HTTPStatus
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
+from autobahn.websocket.types import ConnectionDeny
 from daphne.endpoints import build_endpoint_description_strings
 from daphne.ws_protocol import WebSocketFactory, WebSocketProtocol
 from twisted.internet import reactor
@@ -37,7 +40,8 @@ from chatproject import lifecycle
 
 logger = logging.getLogger(__name__)
 
-MAX_BEHIND_BYTES = 1_000_000
+MAX_UNREAD = 64  # frames that the application has not got to
+LOOK_AGAIN_S = 0.02
 DRAIN_BATCH = 200
 DRAIN_GRACE_S = 5
 RECONNECT_SPREAD_MS = 3_000
@@ -45,34 +49,68 @@ RECONNECT_SPREAD_MS = 3_000
 
 @implementer(IPushProducer)
 class Flow:
-    """Told by the transport when the client stops reading, and when it reads again."""
+    """Told by the transport when the client stops reading, when it reads again, and when it is gone."""
 
-    paused = False
+    def __init__(self) -> None:
+        self.may_write = asyncio.Event()
+        self.may_write.set()
 
     def pauseProducing(self) -> None:
-        self.paused = True
+        self.may_write.clear()
 
     def resumeProducing(self) -> None:
-        self.paused = False
+        self.may_write.set()
 
     def stopProducing(self) -> None:
-        self.paused = True
+        self.may_write.set()
 
 
 class ChatSocket(WebSocketProtocol):
     failByDrop = False  # say why (1009, 1007), instead of only hanging up
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.flow = Flow()
+        self.refusal: list[tuple[str, str]] = []
+        self.holds_back = False
+
     def onOpen(self) -> None:
         self.transport.unregisterProducer()  # the HTTP channel's, from before the upgrade
-        self.flow = Flow()
         self.transport.registerProducer(self.flow, True)
         super().onOpen()
 
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        super().onMessage(payload, isBinary)
+        if self.application_queue.qsize() > MAX_UNREAD and not self.holds_back:
+            self.holds_back = True
+            self.transport.pauseProducing()
+            reactor.callLater(LOOK_AGAIN_S, self._read_on)
+
+    def _read_on(self) -> None:
+        """Once the application has read what came; what one read from the network brought is all in its queue."""
+        if self.application_queue.qsize() > MAX_UNREAD:
+            reactor.callLater(LOOK_AGAIN_S, self._read_on)
+        else:
+            self.holds_back = False
+            self.transport.resumeProducing()
+
+    def handle_reply(self, message: dict[str, Any]) -> None:
+        if message["type"] == "websocket.http.response.start":
+            self.serverRefuse(message["status"], message["headers"])
+        elif message["type"] != "websocket.http.response.body":  # none of ours has one
+            super().handle_reply(message)
+
+    def serverRefuse(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """`serverReject` with a status and headers of one's own."""
+        self.refusal = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+        self.handshake_deferred.errback(ConnectionDeny(status, HTTPStatus(status).phrase))
+        del self.handshake_deferred
+        self.server.protocol_disconnected(self)
+
+    def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
+        super().failHandshake(reason, code, [*self.refusal, ("Content-Length", "0"), ("Connection", "close")])
+
     def serverSend(self, content: str | bytes, binary: bool = False) -> None:
-        if self.flow.paused and len(self.transport.dataBuffer) + self.transport._tempDataLen > MAX_BEHIND_BYTES:
-            logger.warning("cut a connection that does not read", extra={"client": self.client_addr})
-            self.transport.abortConnection()
-            return
         # The limit is for what comes in; autobahn holds what goes out against it too.
         limit, self.maxMessagePayloadSize = self.maxMessagePayloadSize, 0
         try:
@@ -105,6 +143,16 @@ class ChatServer(Server):
         if not starting.cancelled() and starting.exception() is not None:
             logger.critical("the node cannot start", exc_info=starting.exception())
             self.stop()
+
+    def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
+        if scope["type"] == "websocket":
+            scope["extensions"] = {"websocket.http.response": {}}
+        return super().create_application(protocol, scope)
+
+    async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
+        await super().handle_reply(protocol, message)
+        if message["type"] == "websocket.send":
+            await protocol.flow.may_write.wait()
 
     def listen_success(self, port: Any) -> None:
         self._port = port

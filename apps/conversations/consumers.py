@@ -3,7 +3,7 @@ One WebSocket: frames in, frames out (docs/protocol.md, section 1).
 
 Three things are kept apart so that none holds up another. Deliveries come from the hub straight into `push`, which
 never waits; a heartbeat is answered as it comes in; what needs a store runs in the socket's own worker, in order, with
-a bounded number waiting.
+a bounded number waiting, and only while its client reads the answers.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import time
 from collections import deque
 from enum import Enum
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
@@ -25,6 +25,7 @@ from apps import failpoints
 from apps.accounts.aio import in_db
 from apps.accounts.identity import Identity, identify
 from apps.conversations import reads, services
+from apps.conversations.backlog import Backlog
 from apps.conversations.errors import BadFrame, ChatError, Internal, Unavailable
 from apps.conversations.messages import MAX_CONTENT_CHARS, Draft
 from apps.conversations.protocol import (
@@ -52,8 +53,9 @@ from apps.presence.status import HEARTBEAT_INTERVAL_S, OFFLINE_AFTER_S
 logger = logging.getLogger(__name__)
 
 MAX_WAITING_COMMANDS = 256
-MAX_WAITING_FRAMES = 1_024  # above MAX_WATCHED_USERS, each of which is answered with a frame
-ANSWERS = (b'{"type":"ack"', b'{"type":"nack"', b'{"type":"synced"')  # nothing brings these again
+BEHIND_S = 30.0  # how long a client may need until it has read up to its `resync`
+LAST_WORDS_S = 1.0  # how long a client that is closed may need to read what says why
+WATCHED_AT_ONCE = 100  # users whose status goes out together
 MAX_BAD_FRAMES = 20  # within a minute
 FLOOD_FACTOR = 10  # frames per 10 s, in multiples of the send limit
 
@@ -83,9 +85,14 @@ class ChatConsumer(AsyncWebsocketConsumer):
         self._node = node.current()
         self._state = State.NEW
         self._commands: asyncio.Queue[Command] = asyncio.Queue(MAX_WAITING_COMMANDS)
-        self._frames: deque[bytes] = deque()
-        self._frames_ready = asyncio.Event()
-        self._workers: list[asyncio.Task[None]] = []
+        self._backlog = Backlog(node.RESYNC_FRAME)
+        self._something_waits = asyncio.Event()
+        self._something_went = asyncio.Event()
+        self._deadline: asyncio.TimerHandle | None = None
+        self._close_code = 1000
+        self._writer: asyncio.Task[None] | None = None
+        self._worker: asyncio.Task[None] | None = None
+        self._hanging_up: asyncio.Task[None] | None = None
         self._bad_frames: deque[float] = deque(maxlen=MAX_BAD_FRAMES)
         self._heard: deque[float] = deque(maxlen=FLOOD_FACTOR * settings.CHAT_SENDS_PER_10S or 1)
 
@@ -132,26 +139,28 @@ class ChatConsumer(AsyncWebsocketConsumer):
         logger.info("connected")
         await self._node.add(self)
         # Only now: whoever syncs on `hello` has every later message delivered, and every earlier one in the answer.
-        self._frames.appendleft(encode(self._hello()))
-        self._workers = [asyncio.create_task(self._write()), asyncio.create_task(self._work())]
+        self._backlog.add_answer(encode(self._hello()), first=True)
+        self._writer, self._worker = asyncio.create_task(self._write()), asyncio.create_task(self._work())
 
     async def _turn_away(self, code: int) -> None:
         await self.accept()
         await self.base_send({"type": "websocket.close", "code": code})
 
     async def close(self, code: int) -> None:
-        """After what is waiting to go out, as that may say why."""
+        """After what is waiting to go out, as that may say why; does not wait for it."""
         if self._state is State.OPEN:
-            self._state = State.CLOSING
-            while self._frames:
-                await self._send_frame(self._frames.popleft())
-            await self._send({"type": "websocket.close", "code": code})
+            self._state, self._close_code = State.CLOSING, code
+            self._within(LAST_WORDS_S)
+            self._wake()
 
     async def _leave(self) -> None:
-        for worker in self._workers:
-            worker.cancel()
+        self._within(None)
+        for task in (self._writer, self._worker):
+            if task is not None:
+                task.cancel()
         if self._state is not State.NEW:
             self._state = State.NEW
+            self._wake()
             await self._node.remove(self)
             logger.info("disconnected")
 
@@ -169,29 +178,76 @@ class ChatConsumer(AsyncWebsocketConsumer):
     def push(self, frame: bytes) -> bool:
         if self._state is not State.OPEN:
             return False
-        if len(self._frames) >= MAX_WAITING_FRAMES:
-            # It reads too slowly: forget the events that wait, and let it fetch them when it is ready.
+        if not self._backlog.add_event(frame):
             metrics.overflows.labels("socket").inc()
-            self._frames = deque(waiting for waiting in self._frames if waiting.startswith(ANSWERS))
-            frame = node.RESYNC_FRAME
-        self._frames.append(frame)
-        self._frames_ready.set()
+            self._within(BEHIND_S)
+        self._something_waits.set()
         return True
+
+    def _reply(self, frame: bytes) -> None:
+        """An answer: nothing brings it again, so it is not forgotten."""
+        if self._state is not State.OPEN:
+            return
+        if self._backlog.add_answer(frame):
+            self._something_waits.set()
+        else:
+            metrics.overflows.labels("answers").inc()
+            self._give_up(4408)
+
+    async def _room(self) -> bool:
+        """Wait until the client has read enough of its answers; False when it is gone."""
+        while self._state is State.OPEN and not self._backlog.has_room:
+            self._something_went.clear()
+            await self._something_went.wait()
+        return self._state is State.OPEN
 
     async def _write(self) -> None:
         try:
-            while True:
-                while self._frames:
-                    await self._send_frame(self._frames.popleft())
-                self._frames_ready.clear()
-                await self._frames_ready.wait()
+            while self._state is State.OPEN or not self._backlog.is_empty:
+                while (frame := self._backlog.take()) is not None:
+                    await self._send({"type": "websocket.send", "text": frame.decode()})
+                    self._went()
+                self._something_waits.clear()
+                if self._state is State.OPEN:
+                    await self._something_waits.wait()
         except Exception:  # a socket that cannot be written to must not look as if it were quiet
             logger.exception("a socket could not be written to")
-            self._state = State.CLOSING
-            await self._send({"type": "websocket.close", "code": 1013})
+            self._close_code = 1013
+        self._state = State.CLOSING
+        self._within(None)
+        await self._send({"type": "websocket.close", "code": self._close_code})
 
-    async def _send_frame(self, frame: bytes) -> None:
-        await self._send({"type": "websocket.send", "text": frame.decode()})
+    def _went(self) -> None:
+        was_behind = self._backlog.is_behind
+        self._backlog.sent()
+        self._something_went.set()
+        if was_behind and not self._backlog.is_behind and self._state is State.OPEN:
+            self._within(None)
+
+    def _within(self, seconds: float | None) -> None:
+        """Let what waits go out within this time, or never mind; None: there is no hurry."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if seconds is not None:
+            code = self._close_code if self._state is State.CLOSING else 4408
+            self._deadline = asyncio.get_running_loop().call_later(seconds, self._give_up, code)
+
+    def _give_up(self, code: int) -> None:
+        """Close without what waits: the client does not read it."""
+        logger.info("closed, as it does not read", extra={"code": code})
+        self._state = State.CLOSING
+        self._within(None)
+        for task in (self._writer, self._worker):
+            if task is not None:
+                task.cancel()
+        self._wake()
+        self._hanging_up = asyncio.create_task(self._send({"type": "websocket.close", "code": code}))
+
+    def _wake(self) -> None:
+        """Let those who wait see the new state."""
+        self._something_waits.set()
+        self._something_went.set()
 
     async def _send(self, message: dict[str, Any]) -> None:
         try:
@@ -219,7 +275,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
         if isinstance(command, Heartbeat):
             if command.active is not False:  # a client that does not say is taken to be in use
                 self._node.used(self)
-            self.push(encode(HeartbeatAck(rfc3339(timezone.now()))))
+            self._reply(encode(HeartbeatAck(rfc3339(timezone.now()))))
             return
         try:
             self._commands.put_nowait(command)
@@ -229,7 +285,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     async def _refuse(self, error: ChatError, text: str | None) -> None:
         metrics.nacked.labels(error.code).inc()
-        self.push(encode(nack_frame(error, text)))
+        self._reply(encode(nack_frame(error, text)))
         if isinstance(error, BadFrame):
             now = time.monotonic()
             self._bad_frames.append(now)
@@ -243,7 +299,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
         return len(self._heard) == self._heard.maxlen and self.last_heard - self._heard[0] < 10
 
     async def _work(self) -> None:
-        while True:
+        while await self._room():
             # What has begun is brought to its end, also when the socket closes: a stored message has to be delivered.
             answering = asyncio.create_task(self._answer(await self._commands.get()))
             _unfinished.add(answering)
@@ -265,11 +321,17 @@ class ChatConsumer(AsyncWebsocketConsumer):
             case Send():
                 await self._send_message(command)
             case Sync():
-                self.push(encode(Synced(command.ref, await reads.sync(self.identity.person, command.cursors))))
+                self._reply(encode(Synced(command.ref, await reads.sync(self.identity.person, command.cursors))))
             case Watch():
-                await self._node.watch(self, frozenset(map(str, command.user_ids)))
-                for out in await reads.presence_of(command.user_ids):
-                    self.push(encode(Presence(out.user_id, out.status, out.last_seen_at)))
+                await self._watch(list(command.user_ids))
+
+    async def _watch(self, user_ids: list[UUID]) -> None:
+        await self._node.watch(self, frozenset(map(str, user_ids)))
+        for start in range(0, len(user_ids), WATCHED_AT_ONCE):
+            if not await self._room():
+                return
+            for out in await reads.presence_of(user_ids[start : start + WATCHED_AT_ONCE]):
+                self._reply(encode(Presence(out.user_id, out.status, out.last_seen_at)))
 
     async def _send_message(self, command: Send) -> None:
         failpoints.reached("received")
@@ -284,7 +346,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
         message = await services.send_message(draft)
         metrics.acked.inc()
         failpoints.reached("acking")
-        self.push(
+        self._reply(
             encode(Ack(command.ref, message.client_msg_id, conversation_id, message.seq, rfc3339(message.sent_at)))
         )
 
@@ -292,4 +354,4 @@ class ChatConsumer(AsyncWebsocketConsumer):
         metrics.nacked.labels(error.code).inc()
         client_msg_id = str(command.client_msg_id) if isinstance(command, Send) else UNSET
         logger.info("refused", extra={"code": error.code, "client_msg_id": client_msg_id or None})
-        self.push(encode(nack(error, ref=getattr(command, "ref", UNSET), client_msg_id=client_msg_id)))
+        self._reply(encode(nack(error, ref=getattr(command, "ref", UNSET), client_msg_id=client_msg_id)))
