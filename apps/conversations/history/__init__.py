@@ -5,7 +5,7 @@ import asyncio
 from django.conf import settings
 
 from apps.accounts.aio import per_loop
-from apps.conversations.history.base import HistoryStore
+from apps.conversations.history.audit import AuditedStore
 from apps.conversations.history.cassandra import CassandraHistory
 from apps.conversations.history.group_commit import History
 from apps.conversations.history.sqlite import SqliteHistory
@@ -39,7 +39,7 @@ def _failed(task: asyncio.Task[None]) -> bool:
     return task.cancelled() or task.exception() is not None
 
 
-def store_from_settings() -> HistoryStore:
+def store_from_settings() -> AuditedStore:
     if settings.CASSANDRA_URL:
         return CassandraHistory(settings.CASSANDRA_URL)
     return SqliteHistory(settings.HISTORY_PATH)

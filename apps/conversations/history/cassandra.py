@@ -36,6 +36,7 @@ import acsylla
 from acsylla import errors
 
 from apps.conversations.errors import Unavailable
+from apps.conversations.history.audit import Part, Row
 from apps.conversations.history.base import MembersChanged
 from apps.conversations.messages import Draft, Kind, Message
 
@@ -76,6 +77,22 @@ _ADD_FIRST_SEQ = (
 # Advisory: in which bucket to begin looking for the head. Plain writes; it may lag behind.
 _NEWEST_BUCKET = "SELECT bucket FROM {keyspace}.conversation_heads WHERE conversation_id = ?"
 _SET_NEWEST_BUCKET = "INSERT INTO {keyspace}.conversation_heads (conversation_id, bucket) VALUES (?, ?)"
+
+# For the audit. A page of messages begins with the number that the one before ended with: two might have the same.
+_PAGE = 500
+_LAST_SEQ = f"SELECT last_seq FROM {{keyspace}}.message_log WHERE {_PARTITION} LIMIT 1"
+_FIRST_SEQS = (
+    f"SELECT message_id, first_seq FROM {{keyspace}}.message_log"
+    f" WHERE {_PARTITION} AND lane = 1 AND seq = 0 AND message_id > ? LIMIT {_PAGE}"
+)
+_ROWS = (
+    f"SELECT seq, message_id, sender_id, client_msg_id, sent_at FROM {{keyspace}}.message_log"
+    f" WHERE {_PARTITION} AND lane = 0 AND seq >= ? ORDER BY lane DESC, seq ASC LIMIT {_PAGE}"
+)
+_PLACE = "token(conversation_id, bucket)"
+_PARTITIONS = (
+    f"SELECT DISTINCT conversation_id, bucket, {_PLACE} FROM {{keyspace}}.message_log WHERE {_PLACE} > ? LIMIT {_PAGE}"
+)
 
 # What may be otherwise a moment later. Everything else is a mistake of ours, and is not hidden behind a retry.
 _PASSING = (
@@ -361,6 +378,53 @@ class CassandraHistory:
 
     def _end_of(self, bucket: int) -> int:
         return (bucket + 1) * self._bucket_size
+
+    # --- for the audit -----------------------------------------------------------------------------------------------
+    @property
+    def part_size(self) -> int:
+        return self._bucket_size
+
+    async def part(self, conversation_id: UUID, number: int) -> Part:
+        before = await self._last_seq(conversation_id, number)
+        firsts = await self._first_seqs(conversation_id, number)
+        rows = await self._rows(conversation_id, number)
+        after = await self._last_seq(conversation_id, number)
+        return Part(number * self._bucket_size + 1, self._end_of(number), rows, firsts, (before, after))
+
+    async def _last_seq(self, conversation_id: UUID, bucket: int) -> int:
+        rows = await self._ask(_LAST_SEQ, conversation_id, bucket)
+        return next((row.as_tuple()[0] for row in rows), None) or 0
+
+    async def _first_seqs(self, conversation_id: UUID, bucket: int) -> dict[UUID, int]:
+        found: dict[UUID, int] = {}
+        last = UUID(int=0)
+        while rows := [row.as_tuple() for row in await self._ask(_FIRST_SEQS, conversation_id, bucket, last)]:
+            found |= {UUID(message_id): first_seq for message_id, first_seq in rows}
+            last = UUID(rows[-1][0])
+        return found
+
+    async def _rows(self, conversation_id: UUID, bucket: int) -> list[Row]:
+        found: dict[tuple[int, str], Row] = {}
+        last, known = 0, -1
+        while len(found) > known:
+            known = len(found)
+            for row in await self._ask(_ROWS, conversation_id, bucket, last):
+                last, message_id, sender_id, client_msg_id, sent_at = row.as_tuple()
+                found[last, message_id] = Row(last, UUID(message_id), UUID(sender_id), UUID(client_msg_id), sent_at)
+        return list(found.values())
+
+    async def advised_part(self, conversation_id: UUID) -> int:
+        return next((row.as_tuple()[0] for row in await self._ask(_NEWEST_BUCKET, conversation_id)), 0)
+
+    async def parts(self) -> AsyncIterator[tuple[UUID, int]]:
+        token = -(2**63)
+        while rows := [row.as_tuple() for row in await self._ask(_PARTITIONS, token)]:
+            for conversation_id, bucket, token in rows:  # noqa: B007 the last one is where to go on
+                yield UUID(conversation_id), bucket
+
+    async def _ask(self, cql: str, *values: Any) -> Any:
+        async with self._in_time():
+            return await self._run(cql, *values)
 
     # --- asking Cassandra --------------------------------------------------------------------------------------------
     @asynccontextmanager

@@ -9,7 +9,7 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from uuid import UUID
 
 from apps import failpoints
 from apps.conversations.errors import Unavailable
+from apps.conversations.history.audit import Part, Row
 from apps.conversations.history.base import MembersChanged
 from apps.conversations.messages import Draft, Kind, Message
 
@@ -27,6 +28,7 @@ T = TypeVar("T")
 MAX_COMMIT = 256  # requests in one transaction
 DEADLINE_S = 5.0  # how long to wait for other processes' commits
 READERS = 2
+PART_SIZE = 10_000  # messages that an audit looks at together
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS message_log (
@@ -59,6 +61,16 @@ RETURNING seq
 _BY_MESSAGE_ID = f"SELECT {_COLUMNS} FROM message_log WHERE message_id = ?"
 _BEFORE = f"SELECT {_COLUMNS} FROM message_log WHERE conversation_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?"
 _AFTER = f"SELECT {_COLUMNS} FROM message_log WHERE conversation_id = ? AND seq > ? ORDER BY seq LIMIT ?"
+# The number again, this time by the index that finds repeats.
+_PART = """
+SELECT seq, message_id, sender_id, client_msg_id, sent_at,
+    (SELECT repeat.seq FROM message_log AS repeat WHERE repeat.message_id = message_log.message_id)
+FROM message_log WHERE conversation_id = ? AND seq BETWEEN ? AND ? ORDER BY seq
+"""
+_NEXT_PART = """
+SELECT conversation_id, (seq - 1) / ?3 FROM message_log
+WHERE (conversation_id, seq) > (?1, (?2 + 1) * ?3) ORDER BY conversation_id, seq LIMIT 1
+"""
 
 
 class _Request(NamedTuple):
@@ -71,6 +83,8 @@ _Outcome = list[Message] | Exception
 
 
 class SqliteHistory:
+    part_size = PART_SIZE
+
     def __init__(self, path: Path, *, deadline_s: float = DEADLINE_S) -> None:
         self._path = path
         self._deadline_s = deadline_s
@@ -129,6 +143,32 @@ class SqliteHistory:
 
     async def ping(self) -> None:
         await self._read(lambda db: db.execute("SELECT 1").fetchone())
+
+    # --- for the audit -----------------------------------------------------------------------------------------------
+    async def part(self, conversation_id: UUID, number: int) -> Part:
+        start, end = number * self.part_size + 1, (number + 1) * self.part_size
+        found = await self._read(lambda db: db.execute(_PART, (conversation_id.bytes, start, end)).fetchall())
+        rows = [
+            Row(seq, UUID(bytes=message_id), UUID(bytes=sender_id), UUID(bytes=client_msg_id), _moment(sent_at))
+            for seq, message_id, sender_id, client_msg_id, sent_at, _ in found
+        ]
+        firsts = {row.message_id: first for row, (*_, first) in zip(rows, found, strict=True) if first is not None}
+        return Part(start, end, rows, firsts, heads=None)
+
+    async def advised_part(self, conversation_id: UUID) -> int:
+        """It takes no advice: the rows say which is the newest."""
+        return 0
+
+    async def parts(self) -> AsyncIterator[tuple[UUID, int]]:
+        last: tuple[bytes, int] = (b"", 0)
+
+        def following(db: sqlite3.Connection) -> tuple[bytes, int] | None:
+            found: tuple[bytes, int] | None = db.execute(_NEXT_PART, (*last, self.part_size)).fetchone()
+            return found
+
+        while (found := await self._read(following)) is not None:
+            last = found
+            yield UUID(bytes=found[0]), found[1]
 
     # --- reading -----------------------------------------------------------------------------------------------------
     async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
