@@ -124,7 +124,7 @@ def test_the_document_is_openapi_3_1_and_served_as_json(client: Any) -> None:
         "POST /auth/token", "DELETE /auth/token", "POST /users", "GET /users", "GET /users/me", "PATCH /users/me",
         "GET /users/me/blocks", "POST /users/me/blocks", "DELETE /users/me/blocks/{username}",
         "GET /users/me/devices", "POST /users/me/devices", "DELETE /users/me/devices",
-        "DELETE /users/me/devices/{device_id}",
+        "DELETE /users/me/devices/{device_id}", "GET /push/vapid-key",
         "GET /conversations", "POST /conversations", "GET /conversations/{conversation_id}",
         "PATCH /conversations/{conversation_id}", "POST /conversations/{conversation_id}/members",
         "PATCH /conversations/{conversation_id}/members/{username}",
