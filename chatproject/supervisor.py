@@ -248,13 +248,13 @@ def children(options: Options, values: dict[str, str]) -> tuple[list[Child], lis
     worker += ["--beat", "--schedule", str(options.data / "run" / "beat"), "--hostname", "worker@%h"]
     worker += ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
     rest = [
-        Child(f"node-{number}", lambda: _node_command(options), options.data, _node_environment(options, number))
+        Child(f"node-{number}", lambda: _node_command(options), options.data, _environment(options, number))
         for number in range(1, options.nodes + 1)
     ]
-    return store, [*rest, Child("worker", lambda: (worker, []), options.data)]
+    return store, [*rest, Child("worker", lambda: (worker, []), options.data, _environment(options, options.nodes + 1))]
 
 
-def _node_environment(options: Options, number: int) -> dict[str, str]:
+def _environment(options: Options, number: int) -> dict[str, str]:
     """Each with a name and, if they are wanted, a port for its metrics: the first one's, and those after it."""
     metrics_port = options.metrics_port and options.metrics_port + number - 1
     return {"NODE_ID": f"node-{number}", "METRICS_PORT": str(metrics_port)}
@@ -270,6 +270,7 @@ def _node_command(options: Options) -> tuple[list[str], list[socket.socket]]:
     if options.server == "daphne":
         return [sys.executable, "-m", "chatproject.server", "--fd", descriptor], [listener]
     flags = ["--ws-max-size", "65536", "--ws-per-message-deflate", "false", "--log-level", "warning", "--no-access-log"]
+    flags.append("--no-proxy-headers")  # TRUSTED_PROXIES says whose X-Forwarded-For to believe
     return [sys.executable, "-m", "uvicorn", "chatproject.asgi:application", "--fd", descriptor, *flags], [listener]
 
 

@@ -8,7 +8,9 @@ from chatproject.readiness import readyz
 urlpatterns = [
     path("", include("apps.conversations.views")),
     path("", include("apps.presence.views")),
+    path("", include("apps.push.views")),
     path("readyz", readyz),
+    path("", include("apps.conversations.notifications")),
     path("settings/blocks/", include("apps.conversations.blocks")),
     path("settings/", include("apps.accounts.views")),
     path("accounts/sessions/", RedirectView.as_view(pattern_name="settings")),

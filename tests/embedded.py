@@ -18,7 +18,8 @@ from django.test import AsyncClient
 from apps.accounts import services as accounts
 from apps.accounts.models import User
 from apps.accounts.people import Person
-from apps.conversations import delivery
+from apps.conversations import delivery, throttle
+from apps.conversations.background import background
 from apps.conversations.history import log
 from apps.presence import node
 from chatproject.celery import app as celery_app
@@ -46,8 +47,10 @@ async def chat(embedded_valkey: str, settings: Any, tmp_path: Path, transactiona
     delivery.attach(this)
     await this.start()
     yield
+    await sync_to_async(background.close)()
     await this.stop()
     await (await log()).close()
+    await throttle.close()
 
 
 class Client:

@@ -8,17 +8,33 @@ from typing import ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from channels.db import database_sync_to_async
+from django.db import OperationalError
+
+from apps.presence import metrics
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+MAX_ASKING = 1_000
 _SQL_THREADS = ThreadPoolExecutor(8, thread_name_prefix="sql")
+_asking = 0
 
 
 async def in_db(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `function`, which uses the ORM, without holding up the loop, nor every other caller in one shared thread."""
-    call = database_sync_to_async(function, thread_sensitive=False, executor=_SQL_THREADS)
-    return await call(*args, **kwargs)
+    """
+    Run `function`, which uses the ORM, without holding up the loop, nor every other caller in one shared thread.
+
+    Raises OperationalError, as the database itself does, when too many are asking already.
+    """
+    global _asking
+    if _asking >= MAX_ASKING:
+        metrics.overflows.labels("sql").inc()
+        raise OperationalError(f"{MAX_ASKING} questions are waiting for the database")
+    _asking += 1
+    try:
+        return await database_sync_to_async(function, thread_sensitive=False, executor=_SQL_THREADS)(*args, **kwargs)
+    finally:
+        _asking -= 1
 
 
 def per_loop(factory: Callable[[], T]) -> Callable[[], T]:

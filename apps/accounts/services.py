@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Collection
 from importlib import import_module
 from uuid import UUID
 
@@ -21,6 +21,14 @@ logger = logging.getLogger(__name__)
 
 NODES_GROUP = "nodes"
 ENDED, BANNED = 4401, 4403  # close codes
+
+
+_on_sessions_ended: list[Callable[[Collection[str]], None]] = []
+
+
+def on_sessions_ended(handler: Callable[[Collection[str]], None]) -> None:
+    """Have `handler` called with the ids of sessions that have ended, in the process in which they did."""
+    _on_sessions_ended.append(handler)
 
 
 def sign_up(username: str, password: str, display_name: str) -> User:
@@ -98,8 +106,10 @@ def unblock(blocker_id: UUID, blocked_id: UUID) -> None:
     Block.objects.filter(blocker_id=blocker_id, blocked_id=blocked_id).delete()
 
 
-def announce_ended(*, session_ids: Iterable[str] = (), user_id: UUID | None = None, code: int = ENDED) -> None:
+def announce_ended(*, session_ids: Collection[str] = (), user_id: UUID | None = None, code: int = ENDED) -> None:
     """Let every node close the sockets of these sessions, or of this user. A node that misses it looks by itself."""
+    for handler in _on_sessions_ended:
+        handler(session_ids)
     message = {
         "type": "sessions.ended",
         "sessions": list(session_ids),

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, TypeVar
 from uuid import UUID
 
+import msgspec
 from allauth.account.adapter import get_adapter
 from allauth.core import ratelimit
 from asgiref.sync import async_to_sync
@@ -24,7 +25,7 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from drf_spectacular.views import SpectacularSwaggerSplitView
 from rest_framework.exceptions import AuthenticationFailed, NotFound, ValidationError
 from rest_framework.negotiation import DefaultContentNegotiation
-from rest_framework.permissions import AllowAny
+from rest_framework.permissions import SAFE_METHODS, AllowAny
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.serializers import Serializer
@@ -35,8 +36,17 @@ from apps.accounts.authentication import BearerAuthentication, SessionAuthentica
 from apps.accounts.identity import session_id_of
 from apps.accounts.models import ApiToken, User
 from apps.accounts.people import Person
-from apps.conversations import api_input, reads, services
-from apps.conversations.api_schema import DeviceOut, List, MessagePage, Token, VapidKey, replies
+from apps.conversations import api_input, reads, services, throttle
+from apps.conversations.api_schema import (
+    ConversationWishesOut,
+    DeviceOut,
+    List,
+    MessagePage,
+    Token,
+    VapidKey,
+    WishesOut,
+    replies,
+)
 from apps.conversations.errors import RateLimited
 from apps.conversations.messages import Draft
 from apps.conversations.problems import RegistrationClosed
@@ -45,6 +55,7 @@ from apps.push import services as push
 from apps.push import vapid
 from apps.push.models import Device
 from apps.push.subscription import BadSubscription
+from apps.push.wishes import BadWish, keep_wishes, wishes_of
 
 S = TypeVar("S", bound=Serializer[Any])
 
@@ -91,6 +102,11 @@ class View(APIView):
 
     def get_permissions(self) -> list[Any]:
         return [AllowAny()] if self.is_open else super().get_permissions()
+
+    def check_throttles(self, request: Request) -> None:
+        """What changes something, of those who are known; logging in and signing up have limits of their own."""
+        if request.method not in SAFE_METHODS and not self.is_open:
+            async_to_sync(throttle.take)(throttle.writes(), str(request.user.pk))
 
     def perform_authentication(self, request: Request) -> None:
         if not self.is_open:
@@ -260,6 +276,24 @@ class VapidKeyView(View):
         return answer(VapidKey(vapid.public_key()))
 
 
+class WishesView(View):
+    @extend_schema(operation_id="notification_settings", responses=replies(WishesOut))
+    def get(self, request: Request) -> HttpResponse:
+        """How I want to be told by pushes."""
+        self.asked()
+        return answer(WishesOut.of(wishes_of(self.person().id), settings.PUSH_CONTENT))
+
+    @extend_schema(operation_id="change_notification_settings", request=api_input.Wishes, responses=replies(WishesOut))
+    def patch(self, request: Request) -> HttpResponse:
+        """Change what is given of it."""
+        wishes = msgspec.structs.replace(wishes_of(self.person().id), **self.given(api_input.Wishes))
+        try:
+            keep_wishes(self.person().id, wishes)
+        except BadWish as error:
+            raise ValidationError({error.field: [str(error)]}) from error
+        return answer(WishesOut.of(wishes, settings.PUSH_CONTENT))
+
+
 class PresenceView(View):
     @extend_schema(operation_id="presence", parameters=[api_input.PresenceQuery], responses=replies(List[PresenceOut]))
     def get(self, request: Request) -> HttpResponse:
@@ -347,6 +381,9 @@ class MemberView(View):
 
 
 class MessagesView(View):
+    def check_throttles(self, request: Request) -> None:
+        """What is sent is counted where it is sent, whichever way it comes."""
+
     @extend_schema(operation_id="messages", parameters=[api_input.MessagesQuery], responses=replies(MessagePage))
     def get(self, request: Request, conversation_id: UUID) -> HttpResponse:
         """The newest, or those before or after a seq; oldest first."""
@@ -382,6 +419,27 @@ class ReadView(View):
         """I have read up to here; never moves back."""
         async_to_sync(services.mark_read)(self.person(), conversation_id, self.given(api_input.ReadUpTo)["seq"])
         return nothing()
+
+
+class ConversationWishesView(View):
+    @extend_schema(operation_id="conversation_notification_settings", responses=replies(ConversationWishesOut))
+    def get(self, request: Request, conversation_id: UUID) -> HttpResponse:
+        """How I want to be told of what is said here."""
+        self.asked()
+        wishes = async_to_sync(reads.conversation_wishes)(self.person(), conversation_id)
+        return answer(ConversationWishesOut.of(wishes))
+
+    @extend_schema(
+        operation_id="change_conversation_notification_settings",
+        request=api_input.ConversationWishes,
+        responses=replies(ConversationWishesOut),
+    )
+    def patch(self, request: Request, conversation_id: UUID) -> HttpResponse:
+        """Mute the conversation for a while, or hear of mentions of me only."""
+        now = async_to_sync(reads.conversation_wishes)(self.person(), conversation_id)
+        wishes = msgspec.structs.replace(now, **self.given(api_input.ConversationWishes))
+        async_to_sync(services.want_notifications)(self.person(), conversation_id, wishes)
+        return answer(ConversationWishesOut.of(wishes))
 
 
 # --- about this API --------------------------------------------------------------------------------------------------
@@ -427,6 +485,7 @@ urlpatterns = [
     path("users/me", MeView.as_view()),
     path("users/me/blocks", BlocksView.as_view()),
     path("users/me/blocks/<username:username>", BlockView.as_view()),
+    path("users/me/notification-settings", WishesView.as_view()),
     path("users/me/devices", DevicesView.as_view()),
     path("users/me/devices/<uuid:device_id>", DeviceView.as_view()),
     path("push/vapid-key", VapidKeyView.as_view()),
@@ -437,6 +496,7 @@ urlpatterns = [
     path("conversations/<uuid:conversation_id>/members/<username:username>", MemberView.as_view()),
     path("conversations/<uuid:conversation_id>/messages", MessagesView.as_view()),
     path("conversations/<uuid:conversation_id>/read", ReadView.as_view()),
+    path("conversations/<uuid:conversation_id>/notification-settings", ConversationWishesView.as_view()),
     path("schema", SchemaView.as_view(), name="schema"),
     path("docs", DocsView.as_view(), name="api-docs"),
 ]

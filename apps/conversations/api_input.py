@@ -5,10 +5,12 @@ Unknown fields of a body are ignored, so that clients may be newer than we are. 
 a filter that is silently ignored matches everything.
 """
 
+from datetime import datetime, time
 from typing import Any
 from uuid import UUID
 
 import msgspec
+from django.core.validators import RegexValidator
 from rest_framework import serializers
 from rest_framework.exceptions import APIException, ParseError, ValidationError
 from rest_framework.parsers import BaseParser
@@ -20,6 +22,11 @@ MAX_BODY_BYTES = 256 * 1024  # 8,000 characters may be 96,000 bytes of escapes
 MAX_SEQ = 2**63 - 1
 MAX_PRESENCE_IDS = 500
 PAGE = 50
+
+
+no_control_characters = RegexValidator(
+    r"[\x00-\x1f\x7f-\x9f]", "A token has no control characters.", inverse_match=True
+)
 
 
 class BodyTooLarge(APIException):
@@ -70,6 +77,32 @@ class Seq(serializers.IntegerField):
         if not isinstance(data, int) or isinstance(data, bool):
             raise ValidationError("Not a whole number.", code="invalid")
         return int(super().to_internal_value(data))
+
+
+class ClockTime(serializers.TimeField):
+    """`22:00`, or with seconds, which do not count."""
+
+    def to_internal_value(self, value: Any) -> time:
+        if not isinstance(value, str):
+            raise ValidationError("Not a time of day.", code="invalid")
+        given: time = super().to_internal_value(value)
+        return given.replace(second=0, microsecond=0, tzinfo=None)
+
+
+class Moment(serializers.DateTimeField):
+    def to_internal_value(self, value: Any) -> datetime:
+        if not isinstance(value, str):
+            raise ValidationError("Not a time.", code="invalid")
+        return super().to_internal_value(value)
+
+
+class Flag(serializers.BooleanField):
+    """true or false, and nothing that could pass for it."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            raise ValidationError("Neither true nor false.", code="invalid")
+        return data
 
 
 # --- queries ---------------------------------------------------------------------------------------------------------
@@ -174,8 +207,20 @@ class ReadUpTo(Serializer[Any]):
 
 class NewDevice(Serializer[Any]):
     platform = serializers.ChoiceField(["fcm", "apns", "web"])
-    token = Text(max_length=4_096)
+    token = Text(max_length=4_096, validators=[no_control_characters])
     name = Text(max_length=64, required=False, default="", allow_blank=True)
+
+
+class Wishes(Serializer[Any]):
+    content = serializers.ChoiceField(["full", "sender", "none"], required=False)
+    time_zone = Text(max_length=64, required=False, help_text="As in the IANA database: Europe/Berlin.")
+    quiet_from = ClockTime(allow_null=True, required=False, help_text="HH:MM, in the person's time zone.")
+    quiet_until = ClockTime(allow_null=True, required=False)
+
+
+class ConversationWishes(Serializer[Any]):
+    muted_until = Moment(allow_null=True, required=False, help_text="RFC 3339; null: not muted.")
+    mentions_only = Flag(required=False)
 
 
 class DeviceToken(Serializer[Any]):

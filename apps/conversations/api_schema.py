@@ -11,7 +11,9 @@ from msgspec import Struct
 
 from apps.accounts.people import Person
 from apps.conversations.protocol import ConversationOut, MessageOut, PresenceOut, rfc3339
+from apps.conversations.reads import ConversationWishes
 from apps.push.models import Device
+from apps.push.wishes import Content, Wishes
 
 T = TypeVar("T")
 
@@ -45,6 +47,35 @@ class DeviceOut(Struct, frozen=True):
         return cls(device.id, device.platform, device.name, rfc3339(device.created_at))
 
 
+class WishesOut(Struct, frozen=True):
+    """`content_allowed` is the most that this installation lets a push say."""
+
+    content: Content
+    content_allowed: Content
+    time_zone: str
+    quiet_from: str | None
+    quiet_until: str | None
+
+    @classmethod
+    def of(cls, wishes: Wishes, content_allowed: Content) -> "WishesOut":
+        return cls(
+            wishes.content,
+            content_allowed,
+            wishes.time_zone,
+            wishes.quiet_from and f"{wishes.quiet_from:%H:%M}",
+            wishes.quiet_until and f"{wishes.quiet_until:%H:%M}",
+        )
+
+
+class ConversationWishesOut(Struct, frozen=True):
+    muted_until: str | None
+    mentions_only: bool
+
+    @classmethod
+    def of(cls, wishes: ConversationWishes) -> "ConversationWishesOut":
+        return cls(wishes.muted_until and rfc3339(wishes.muted_until), wishes.mentions_only)
+
+
 class FieldError(Struct, frozen=True):
     pointer: str
     detail: str
@@ -69,6 +100,8 @@ _ANSWERS: list[Any] = [
     PresenceOut,
     Token,
     DeviceOut,
+    WishesOut,
+    ConversationWishesOut,
     VapidKey,
     Problem,
     List[Person],

@@ -12,10 +12,10 @@ from datetime import datetime
 from uuid import UUID
 
 import msgspec
-from django.db.models import Max
+from django.db.models import Max, Q
 
 from apps.conversations.database import in_db
-from apps.conversations.history.audit import AuditedStore, Finding, Kind, Row, judge, listed
+from apps.conversations.history.audit import AuditedStore, Finding, Kind, Parts, Row, judge, listed
 from apps.conversations.models import Conversation
 
 AT_ONCE = 500  # conversations that are looked up together
@@ -30,7 +30,7 @@ class Audited(msgspec.Struct, frozen=True):
 
 
 async def audit(
-    store: AuditedStore, conversation_id: UUID, last_read_seq: int = 0, since: datetime | None = None
+    store: Parts, conversation_id: UUID, last_read_seq: int = 0, since: datetime | None = None
 ) -> AsyncIterator[Audited]:
     """
     Part by part; with `since`, only down to the part whose newest message is older.
@@ -74,17 +74,23 @@ async def strangers(store: AuditedStore) -> AsyncIterator[Finding]:
             yield Finding(Kind.STRANGER, conversation_id, "the database does not know it")
 
 
-async def known_conversations() -> AsyncIterator[tuple[UUID, int]]:
-    """Each conversation of the database, and how far its members have read at most."""
+async def count(conversation_id: UUID | None = None) -> int:
+    return 1 if conversation_id else await in_db(Conversation.objects.count)
+
+
+async def conversations(conversation_id: UUID | None = None) -> AsyncIterator[list[tuple[UUID, int]]]:
+    """Pages of conversations of the database, or one alone, with how far its members have read at most."""
+    if conversation_id:
+        yield await in_db(_page, Q(id=conversation_id)) or [(conversation_id, 0)]
+        return
     last = UUID(int=0)
-    while page := await in_db(_page, last):
-        for row in page:
-            yield row
+    while page := await in_db(_page, Q(id__gt=last)):
+        yield page
         last = page[-1][0]
 
 
-def _page(after: UUID) -> list[tuple[UUID, int]]:
-    rows = Conversation.objects.filter(id__gt=after).order_by("id").annotate(read=Max("memberships__last_read_seq"))
+def _page(wanted: Q) -> list[tuple[UUID, int]]:
+    rows = Conversation.objects.filter(wanted).order_by("id").annotate(read=Max("memberships__last_read_seq"))
     return [(conversation_id, read or 0) for conversation_id, read in rows.values_list("id", "read")[:AT_ONCE]]
 
 

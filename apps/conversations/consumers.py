@@ -24,9 +24,10 @@ from structlog.contextvars import bind_contextvars
 from apps import failpoints
 from apps.accounts.aio import in_db
 from apps.accounts.identity import Identity, identify
-from apps.conversations import reads, services
+from apps.conversations import admission, reads, services
+from apps.conversations.admission import Refusal
 from apps.conversations.backlog import Backlog
-from apps.conversations.errors import BadFrame, ChatError, Internal, Unavailable
+from apps.conversations.errors import BadFrame, ChatError, Internal, RateLimited, Unavailable
 from apps.conversations.messages import MAX_CONTENT_CHARS, Draft
 from apps.conversations.protocol import (
     MAX_FRAME_BYTES,
@@ -37,6 +38,7 @@ from apps.conversations.protocol import (
     Hello,
     Limits,
     Presence,
+    Report,
     Send,
     Sync,
     Synced,
@@ -47,12 +49,14 @@ from apps.conversations.protocol import (
     nack_frame,
     rfc3339,
 )
+from apps.conversations.throttle import Count
 from apps.presence import metrics, node
 from apps.presence.status import HEARTBEAT_INTERVAL_S, OFFLINE_AFTER_S
 
 logger = logging.getLogger(__name__)
 
 MAX_WAITING_COMMANDS = 256
+TOO_LATE_S = 0.5  # what has waited longer is refused: an answer that comes later helps nobody
 BEHIND_S = 30.0  # how long a client may need until it has read up to its `resync`
 LAST_WORDS_S = 1.0  # how long a client that is closed may need to read what says why
 WATCHED_AT_ONCE = 100  # users whose status goes out together
@@ -84,7 +88,9 @@ class ChatConsumer(AsyncWebsocketConsumer):
         super().__init__(*args, **kwargs)
         self._node = node.current()
         self._state = State.NEW
-        self._commands: asyncio.Queue[Command] = asyncio.Queue(MAX_WAITING_COMMANDS)
+        self._commands: asyncio.Queue[tuple[Command, float]] = asyncio.Queue(MAX_WAITING_COMMANDS)
+        self._questions = Count(time.monotonic())
+        self._reports = Count(time.monotonic())
         self._backlog = Backlog(node.RESYNC_FRAME)
         self._something_waits = asyncio.Event()
         self._something_went = asyncio.Event()
@@ -113,6 +119,24 @@ class ChatConsumer(AsyncWebsocketConsumer):
             await self._connect()
 
     async def _connect(self) -> None:
+        refusal = await admission.refusal(self.scope, draining=self._node.draining)
+        if refusal is None:
+            with admission.door().handshake():
+                await self._identify()
+        else:
+            metrics.refused.labels(refusal.reason).inc()
+            await self._refuse_handshake(refusal)
+
+    async def _refuse_handshake(self, refusal: Refusal) -> None:
+        if "websocket.http.response" in (self.scope.get("extensions") or {}):
+            headers = [(b"retry-after", str(refusal.retry_after_s).encode())]
+            start = {"type": "websocket.http.response.start", "status": refusal.status, "headers": headers}
+            await self.base_send(start)
+            await self.base_send({"type": "websocket.http.response.body", "body": b""})
+        else:
+            await self._turn_away(refusal.close_code)
+
+    async def _identify(self) -> None:
         try:
             identity = await in_db(identify, self.scope)
         except DatabaseError as error:
@@ -136,6 +160,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
         await self.accept()
         self._state = State.OPEN
         metrics.connects.inc()
+        admission.door().sockets += 1
         logger.info("connected")
         await self._node.add(self)
         # Only now: whoever syncs on `hello` has every later message delivered, and every earlier one in the answer.
@@ -160,6 +185,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
                 task.cancel()
         if self._state is not State.NEW:
             self._state = State.NEW
+            admission.door().sockets -= 1
             self._wake()
             await self._node.remove(self)
             logger.info("disconnected")
@@ -277,11 +303,23 @@ class ChatConsumer(AsyncWebsocketConsumer):
                 self._node.used(self)
             self._reply(encode(HeartbeatAck(rfc3339(timezone.now()))))
             return
+        if isinstance(command, Report):
+            self._take_report(command)
+            return
         try:
-            self._commands.put_nowait(command)
+            self._commands.put_nowait((command, self.last_heard))
         except asyncio.QueueFull:
             metrics.overflows.labels("commands").inc()
             raise Unavailable("Too much is waiting on this connection.", retry_after_ms=1_000) from None
+
+    def _take_report(self, report: Report) -> None:
+        """What a client had to mend. It has no answer, and may come once in 10 s: anybody can say anything."""
+        if wait_s := self._reports.take(1, self.last_heard):
+            raise RateLimited("Reports are taken once in 10 s.", retry_after_ms=int(wait_s * 1_000))
+        metrics.client_gap_repairs.inc(report.gap_repairs)
+        metrics.client_lost.inc(report.lost)
+        if report.lost:
+            logger.error("a client misses acked messages of its own", extra={"lost": report.lost})
 
     async def _refuse(self, error: ChatError, text: str | None) -> None:
         metrics.nacked.labels(error.code).inc()
@@ -300,11 +338,25 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     async def _work(self) -> None:
         while await self._room():
+            command, asked_at = await self._commands.get()
+            if not isinstance(command, Send):
+                await self._slow_down()
+            elif time.monotonic() - asked_at > TOO_LATE_S:
+                metrics.overflows.labels("late").inc()
+                self._refuse_command(Unavailable("This node is busy; try again.", retry_after_ms=1_000), command)
+                continue
             # What has begun is brought to its end, also when the socket closes: a stored message has to be delivered.
-            answering = asyncio.create_task(self._answer(await self._commands.get()))
+            answering = asyncio.create_task(self._answer(command))
             _unfinished.add(answering)
             answering.add_done_callback(_unfinished.discard)
             await asyncio.shield(answering)
+
+    async def _slow_down(self) -> None:
+        """What only reads costs more than a message, so one connection may do no more of it; it waits for its turn."""
+        limit = settings.CHAT_SENDS_PER_10S
+        if limit and (wait_s := self._questions.take(limit, time.monotonic())):
+            await asyncio.sleep(wait_s)
+            self._questions.take(limit, time.monotonic())
 
     async def _answer(self, command: Command) -> None:
         try:

@@ -21,10 +21,10 @@ from apps.presence import node
 from apps.presence.node import BusAway, Node
 from apps.push import outbox
 from apps.push.outbox import HandoverFailed
+from apps.push.policy import News, Notice, mentions_in
 
 LARGE_CONVERSATION = 1_000  # members; past it every live node gets the frame and finds its own users
 NOTIFY_TASK = "apps.conversations.tasks.notify_absent"
-PREVIEW_CHARS = 200
 
 
 async def deliver(message: Message, members: Members) -> None:
@@ -34,6 +34,8 @@ async def deliver(message: Message, members: Members) -> None:
     When it returns, each node with a member on it was told, or will find out that it missed something; and for each
     member who is nowhere a push is confirmed by the broker or stands in the outbox. Raises Unavailable otherwise.
     """
+    if message.kind is Kind.TEXT:
+        node.current().registry.recent.note(message.conversation_id)
     out = message_out(message, await _sender(message, members))
     frame = encode(MessageCreated(out))
     if len(members.present) > LARGE_CONVERSATION:
@@ -44,7 +46,7 @@ async def deliver(message: Message, members: Members) -> None:
         absent.discard(message.sender_id)
     failpoints.reached("told")
     if message.kind is Kind.TEXT and (absent is None or absent):
-        await _hand_over(out, members.title, absent)
+        await _hand_over(out, absent)
 
 
 async def to_users(user_ids: Collection[UUID], frame: bytes) -> set[UUID]:
@@ -69,19 +71,11 @@ async def _sender(message: Message, members: Members) -> Person:
     return (await memberships.senders([message.sender_id]))[message.sender_id]
 
 
-async def _hand_over(out: MessageOut, title: str, absent: Collection[UUID] | None) -> None:
+async def _hand_over(out: MessageOut, absent: Collection[UUID] | None) -> None:
     """Ask for a push to those who are absent (None: the task finds out who is). Raises Unavailable."""
-    notice = {
-        "conversation_id": str(out.conversation_id),
-        "seq": out.seq,
-        "title": title,
-        "sender": out.sender.username,
-        "sender_name": out.sender.display_name,
-        "preview": out.content[:PREVIEW_CHARS],
-        "user_ids": None if absent is None else [str(user_id) for user_id in absent],
-    }
+    news = News(out.conversation_id, out.seq, out.sender.id, out.client_msg_id, mentions_in(out.content))
     try:
-        await outbox.hand_over(NOTIFY_TASK, notice)
+        await outbox.hand_over(NOTIFY_TASK, Notice(news, None if absent is None else list(absent)))
     except HandoverFailed as error:
         raise Unavailable("A notification could not be queued; try again.", retry_after_ms=2_000) from error
 
@@ -103,8 +97,7 @@ def attach(this: Node) -> None:
         if created is None or created.kind != Kind.TEXT:
             return
         try:
-            members = await memberships.known(created.conversation_id)
-            await _hand_over(created, members.title, user_ids - {created.sender.id})
+            await _hand_over(created, user_ids - {created.sender.id})
         except ChatError:
             this.resync("push")
 

@@ -44,6 +44,9 @@ class Membership(models.Model):
     last_read_seq = models.BigIntegerField(default=0)
     joined_at = models.DateTimeField(auto_now_add=True)
     left_at = models.DateTimeField(null=True, blank=True)
+    # How this person wants to be told of what is said here, by pushes.
+    muted_until = models.DateTimeField(null=True, blank=True)
+    mentions_only = models.BooleanField(default=False)
 
     class Meta:
         constraints = [

@@ -5,10 +5,13 @@ Errors of the REST API as RFC 9457 problems: type, title, status, detail, code, 
 """
 
 import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 from django.db import InterfaceError, OperationalError
 from drf_standardized_errors.formatter import ExceptionFormatter
 from drf_standardized_errors.handler import ExceptionHandler
@@ -18,12 +21,37 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 
 from apps.conversations.errors import BadFrame, ChatError, Internal, Unavailable
+from apps.presence import metrics
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 DEFAULT_WAIT_S = 1
 WHOLE_REQUEST = ""  # as a JSON pointer
+
+
+async def overloaded(scope: Mapping[str, Any], send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+    """An ASGI answer, for when Django is not to be asked."""
+    metrics.overflows.labels("requests").inc()
+    error = Unavailable("Too much is asked of this server just now; try again in a moment.")
+    problem = {
+        "type": "about:blank",
+        "title": HTTPStatus(error.status).phrase,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        "errors": [{"pointer": WHOLE_REQUEST, "detail": error.detail}],
+    }
+    is_api = scope["path"].startswith("/api/")
+    body = msgspec.json.encode(problem) if is_api else error.detail.encode()
+    headers = [
+        (b"content-type", MEDIA_TYPE.encode() if is_api else b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+        (b"retry-after", str(random.randint(1, 4)).encode()),
+    ]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 class ChatProblem(exceptions.APIException):

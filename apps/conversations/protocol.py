@@ -22,8 +22,10 @@ __all__ = ["Presence", "Resync", "rfc3339"]  # of the same contract, said by the
 MAX_FRAME_BYTES = 65_536
 MAX_SYNC_CONVERSATIONS = 1_000
 MAX_WATCHED_USERS = 500
+MAX_REPORTED = 1_000
 
 Seq = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Reported = Annotated[int, Meta(ge=0, le=MAX_REPORTED)]
 
 
 # --- what a client may say -------------------------------------------------------------------------------------------
@@ -49,8 +51,13 @@ class Watch(Struct, frozen=True, tag="presence.watch", tag_field="type", kw_only
     user_ids: Annotated[list[UUID], Meta(max_length=MAX_WATCHED_USERS)]
 
 
-Command = Send | Heartbeat | Sync | Watch
-COMMAND_TYPES = frozenset({"message.send", "heartbeat", "sync", "presence.watch"})
+class Report(Struct, frozen=True, tag="report", tag_field="type", kw_only=True):
+    gap_repairs: Reported  # times it had to ask for what a gap in the order lacked
+    lost: Reported  # own acked messages that are not where the ack said
+
+
+Command = Send | Heartbeat | Sync | Watch | Report
+COMMAND_TYPES = frozenset({"message.send", "heartbeat", "sync", "presence.watch", "report"})
 
 
 # --- what it hears ---------------------------------------------------------------------------------------------------

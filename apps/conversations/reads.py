@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from uuid import UUID
 
+import msgspec
 from msgspec import UNSET
 
 from apps.accounts.people import Person
@@ -177,7 +178,6 @@ async def _conversation_out(
 ) -> ConversationOut:
     last_seq = 0 if newest is None else newest.seq
     visible = newest if newest is not None and newest.seq >= viewer.start_seq else None
-    own = visible is not None and visible.sender_id == viewer.person.id
     return ConversationOut(
         id=members.conversation_id,
         kind=members.kind,
@@ -188,10 +188,37 @@ async def _conversation_out(
         ],
         last_seq=last_seq,
         last_read_seq=last_read_seq,
-        # Whoever wrote the newest message has seen what stood before it.
-        unread_count=0 if own else max(0, last_seq - max(last_read_seq, viewer.start_seq - 1)),
+        unread_count=_unread(viewer.person.id, viewer.start_seq, last_read_seq, newest),
         last_message=None if visible is None else (await _outs([visible]))[0],
     )
+
+
+class ConversationWishes(msgspec.Struct, frozen=True):
+    """How a member wants to be told by pushes of what is said in a conversation."""
+
+    muted_until: datetime | None = None
+    mentions_only: bool = False
+
+
+async def conversation_wishes(actor: Person, conversation_id: UUID) -> ConversationWishes:
+    """Raises NotFound, NotAMember, Unavailable."""
+    await memberships.of(conversation_id, actor.id)
+    mine = Membership.objects.filter(conversation_id=conversation_id, user_id=actor.id)
+    return ConversationWishes(*await in_db(mine.values_list("muted_until", "mentions_only").get))
+
+
+def _unread(viewer_id: UUID, start_seq: int, last_read_seq: int, newest: Message | None) -> int:
+    """Whoever wrote the newest message has seen what stood before it."""
+    if newest is None or (newest.sender_id == viewer_id and newest.seq >= start_seq):
+        return 0
+    return max(0, newest.seq - max(last_read_seq, start_seq - 1))
+
+
+async def unread_total(user_id: UUID) -> int:
+    """Unread messages in all conversations of a person. Raises Unavailable."""
+    rows: list[Membership] = await in_db(_memberships_of, user_id)
+    newest = await (await log()).latest([row.conversation_id for row in rows])
+    return sum(_unread(user_id, row.start_seq, row.last_read_seq, newest.get(row.conversation_id)) for row in rows)
 
 
 def _memberships_of(user_id: UUID) -> list[Membership]:

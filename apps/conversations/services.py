@@ -27,7 +27,9 @@ from apps.conversations.memberships import Members
 from apps.conversations.messages import Draft, Kind, Message
 from apps.conversations.models import Conversation, Membership
 from apps.conversations.protocol import ConversationUpdated, MessageOut, encode, message_out
+from apps.conversations.reads import ConversationWishes
 from apps.presence import metrics
+from apps.push import ledger
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ async def send_message(draft: Draft) -> Message:
     Safe to repeat: the same client_msg_id gives the same message (`repeated` is set), it is delivered again, and
     receivers drop a seq they have. Raises RateLimited, NotFound, NotAMember, Blocked, Unavailable.
     """
-    throttle.take(draft.sender_id)
+    await throttle.take(throttle.sends(), str(draft.sender_id))
     members = await memberships.of(draft.conversation_id, draft.sender_id)
     failpoints.reached("checked")
     message, members = await _store(draft, members)
@@ -235,9 +237,23 @@ async def mark_read(actor: Person, conversation_id: UUID, seq: int) -> None:
     """Moves `last_read_seq` forward, never back nor past the newest message; the reader's other sockets are told."""
     members = await memberships.of(conversation_id, actor.id)
     seq = min(seq, await _head(conversation_id))
-    mine = Membership.objects.filter(conversation_id=conversation_id, user_id=actor.id, left_at__isnull=True)
-    if await in_db(mine.filter(last_read_seq__lt=seq).update, last_read_seq=seq):
+    if await in_db(_move_read, actor.id, conversation_id, seq):
         await _tell(members, [actor.id])
+
+
+def _move_read(user_id: UUID, conversation_id: UUID, seq: int) -> bool:
+    mine = Membership.objects.filter(conversation_id=conversation_id, user_id=user_id, left_at__isnull=True)
+    moved = bool(mine.filter(last_read_seq__lt=seq).update(last_read_seq=seq))
+    if moved:
+        ledger.plan_clear(user_id, conversation_id, seq, timezone.now())
+    return moved
+
+
+async def want_notifications(actor: Person, conversation_id: UUID, wanted: ConversationWishes) -> None:
+    """How this member wants to be told by pushes of what is said here. Raises NotFound, NotAMember, Unavailable."""
+    await memberships.of(conversation_id, actor.id)
+    mine = Membership.objects.filter(conversation_id=conversation_id, user_id=actor.id, left_at__isnull=True)
+    await in_db(mine.update, **msgspec.structs.asdict(wanted))
 
 
 # --- people ----------------------------------------------------------------------------------------------------------

@@ -1,48 +1,78 @@
-"""Who of a conversation gets a push, decided when the worker gets to it: they may have come back and read by then."""
+"""
+What workers do so that pushes go out. The ledger (push/ledger.py) is the truth; a task that is lost, or comes twice, is
+no harm.
+"""
 
+import logging
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from asgiref.sync import async_to_sync
+import msgspec
 from celery import shared_task
-from django.conf import settings
+from celery.signals import worker_process_shutdown, worker_shutdown
+from django.utils import timezone
 from redis.exceptions import RedisError
 
-from apps.conversations.models import Membership
-from apps.presence.pipe import Pipe
-from apps.presence.registry import Registry
+from apps.conversations import notify
+from apps.conversations.background import background
+from apps.conversations.errors import Unavailable
+from apps.push import ledger, sending
 from apps.push import tasks as push
-from apps.push.models import Device
-from apps.push.tasks import send_push
+from apps.push.policy import Notice
+
+logger = logging.getLogger(__name__)
+
+DUE_AT_ONCE = 1_000
+STORE_AWAY = timedelta(seconds=10)
 
 
 @shared_task(**push.RETRY)
-def notify_absent(notices: list[dict[str, Any]]) -> None:
-    """For each notice, as delivery.py makes them: a push to every device of each absent member who has not read it."""
-    for notice in notices:
-        notification = {name: value for name, value in notice.items() if name != "user_ids"}
-        for device in _devices(notice):
-            send_push.delay(str(device.id), notification)
+def notify_absent(notices: list[Any]) -> None:
+    """For each Notice, as delivery.py makes them: a push to every device of those who have to be told."""
+    for notice in msgspec.convert(notices, list[Notice]):
+        notify.notify(notice.news, notice.user_ids, timezone.now())
+    send_due()
 
 
-def _devices(notice: dict[str, Any]) -> list[Device]:
-    waiting = Membership.objects.filter(
-        conversation_id=notice["conversation_id"], left_at__isnull=True, last_read_seq__lt=notice["seq"]
-    ).exclude(user__username=notice["sender"])
-    if notice["user_ids"] is not None:
-        waiting = waiting.filter(user_id__in=notice["user_ids"])
-    devices = list(Device.objects.filter(user__memberships__in=waiting).distinct())
-    connected = _connected({device.user_id for device in devices})
-    return [device for device in devices if device.user_id not in connected]
+@shared_task
+def send_due() -> None:
+    """Hand what is due to the workers, one task per device."""
+    for push_id in ledger.take_due(DUE_AT_ONCE, timezone.now()):
+        send_push.delay(str(push_id))
 
 
-@async_to_sync
-async def _connected(user_ids: set[UUID]) -> set[UUID]:
-    pipe = Pipe(settings.REDIS_URL)
+@shared_task
+def send_push(push_id: str) -> None:
+    """Try one push, if it is (still) to be tried."""
+    now = timezone.now()
+    record = ledger.claim(UUID(push_id), now)
+    if record is None:
+        return
+    if record.device is None:
+        ledger.withdraw(record, "the device is gone", now)
+        return
     try:
-        nodes = await Registry(pipe).nodes_of(user_ids)
-    except RedisError:
-        return set()  # one push too many is better than one too few
-    finally:
-        await pipe.close()
-    return {user_id for user_id, channels in nodes.items() if channels}
+        composed = notify.compose(record, now)
+    except notify.NotNeeded as reason:
+        ledger.withdraw(record, str(reason), now)
+    except Unavailable as error:
+        ledger.release(record, now + STORE_AWAY, str(error))
+    else:
+        sending.send(record, composed)
+
+
+@shared_task
+def sweep() -> None:
+    """Whoever was missed: see notify.sweep."""
+    try:
+        notify.sweep(timezone.now())
+    except (Unavailable, RedisError) as error:
+        logger.warning("the next sweep finds who was missed, as a store is away: %s", error)
+    send_due()
+
+
+@worker_shutdown.connect
+@worker_process_shutdown.connect
+def close_connections(**_: object) -> None:
+    background.close()

@@ -16,6 +16,7 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import path
+from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
@@ -25,6 +26,7 @@ from apps.conversations import reads, services
 from apps.conversations.errors import BadFrame, ChatError
 from apps.conversations.messages import Draft
 from apps.conversations.models import Conversation, Membership
+from apps.conversations.notifications import MUTES
 from apps.conversations.protocol import ConversationOut, clean_content
 
 View = Callable[..., HttpResponse]
@@ -169,6 +171,7 @@ def members(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
 def _members(request: HttpRequest, conversation_id: UUID, error: ChatError | None = None) -> HttpResponse:
     current: ConversationOut = async_to_sync(reads.conversation)(me(request), conversation_id)
     role = next(member.role for member in current.members if member.id == me(request).id)
+    wishes = async_to_sync(reads.conversation_wishes)(me(request), conversation_id)
     owns = current.kind == Conversation.Kind.GROUP and role == Membership.Role.OWNER
     context = {
         **_conversations(request),
@@ -177,6 +180,9 @@ def _members(request: HttpRequest, conversation_id: UUID, error: ChatError | Non
         "manages": owns or (current.kind == Conversation.Kind.GROUP and role == Membership.Role.ADMIN),
         "username": request.POST.get("username", "") if request.POST.get("action") == "add" else "",
         "error": error,
+        "wishes": wishes,
+        "muted": wishes.muted_until is not None and timezone.now() < wishes.muted_until,
+        "mutes": list(MUTES),
     }
     return render(request, "chat/members.html", context, status=200 if error is None else error.status)
 

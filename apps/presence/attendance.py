@@ -38,6 +38,7 @@ class Attendance:
         self._gone: set[str] = set()
         self._departing: set[str] = set()  # who left while Redis was away
         self._away: set[str] = set()  # who, as far as the others know, does not use what they have open here
+        exchange.on_interruption(self.doubt)
 
     # --- what happens to this node's users ---------------------------------------------------------------------------
     async def arrive(self, user: str) -> None:
@@ -45,8 +46,7 @@ class Attendance:
             if await self._registry.online.arrive(self._channel, [user]):
                 self._announcements.came(user, time.monotonic())
         except RedisError:
-            # Skipping a number makes the next renewal of the lease find that something is amiss: refresh and resync.
-            self._lease_count += 1
+            self.doubt()
             logger.warning("a socket was taken in while Redis is away", extra={"user_id": user})
 
     async def depart(self, users: Collection[str]) -> None:
@@ -101,6 +101,14 @@ class Attendance:
         if not await self._registry.renew_lease(self._channel, self._lease_count, info) and self._lease_count > 1:
             await self.refresh()
             self._on_loss("registry lost")
+
+    def doubt(self) -> None:
+        """
+        Redis may not know who is here, even if it remembers the lease: one that goes back by less than a second does.
+
+        Skipping a number makes the next renewal of the lease find that something is amiss: refresh and resync.
+        """
+        self._lease_count += 1
 
     async def refresh(self) -> None:
         if self._departing:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from itertools import count
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -21,6 +22,7 @@ from apps.presence.status import FrameCounters, GapDetector
 logger = logging.getLogger(__name__)
 
 SILENT_BUS_S = 3.0
+TURN = 64  # messages
 
 Handler = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -37,6 +39,7 @@ class Exchange:
         self.hears_itself = False  # what it publishes to itself comes back: the bus works in both directions
         self._layer = layer
         self._on_loss = on_loss
+        self._on_interruption: Callable[[], None] = lambda: None
         self._counters = FrameCounters()
         self._gaps = GapDetector()
         self._last_own_beat = time.monotonic()
@@ -45,6 +48,10 @@ class Exchange:
     def on(self, kind: str, handler: Handler) -> None:
         """Let `handler` take the messages of type `kind`."""
         self._handlers[kind] = handler
+
+    def on_interruption(self, callback: Callable[[], None]) -> None:
+        """Called before `on_loss` when this node was cut off from Redis: the one it has now may know less."""
+        self._on_interruption = callback
 
     # --- out ---------------------------------------------------------------------------------------------------------
     def send(self, channel: str, message: dict[str, Any]) -> "asyncio.Future[int]":
@@ -67,6 +74,7 @@ class Exchange:
         if time.monotonic() - self._last_own_beat > SILENT_BUS_S:
             self._last_own_beat = time.monotonic()
             self.hears_itself = False
+            self._on_interruption()
             self._on_loss("silence")
 
     def forget(self, channel: str) -> None:
@@ -78,7 +86,9 @@ class Exchange:
     async def receive_forever(self) -> None:
         self._layer.on_reconnect(self.channel, self._on_reconnect)
         await self._subscribe()
-        while True:
+        for number in count():
+            if number % TURN == 0:
+                await asyncio.sleep(0)  # a full queue gives nobody else a turn: not those who write to the sockets
             message = await self._layer.receive(self.channel)
             if "origin" in message and self._gaps.missed(message["origin"], message["number"]):
                 self._on_loss("gap")
@@ -110,4 +120,5 @@ class Exchange:
 
     def _on_reconnect(self) -> None:
         metrics.reconnects.inc()
+        self._on_interruption()
         self._on_loss("reconnect")

@@ -18,5 +18,5 @@ class Resync(Struct, frozen=True, tag="resync", tag_field="type"):
 
 
 def rfc3339(moment: datetime) -> str:
-    """UTC with milliseconds: 2026-01-31T12:00:00.000Z"""
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+    """Of a moment in UTC, with milliseconds: 2026-01-31T12:00:00.000Z"""
+    return f"{moment.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"

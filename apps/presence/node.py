@@ -41,6 +41,7 @@ RECHECK_SESSIONS_S = 30
 RESYNC_FRAME = msgspec.json.encode(Resync(spread_ms=2_000))
 BUS_DEADLINE_S = 3.0
 ANNOUNCE_INTERVAL_S = 0.2
+MAX_TASKS = 1_000
 
 
 class BusAway(Exception):
@@ -182,8 +183,13 @@ class Node:
         to = message["to"]
         user_ids = [UUID(bytes=to[start : start + 16]) for start in range(0, len(to), 16)]
         unreached = set(user_ids) - self.hub.send(user_ids, message["frame"])
-        if unreached and self._on_unreached is not None:
+        if not unreached or self._on_unreached is None:
+            return
+        if len(self._tasks) < MAX_TASKS:
             self._spawn(self._on_unreached(message["frame"], unreached))
+        else:
+            metrics.overflows.labels("unreached").inc()
+            await self._on_unreached(message["frame"], unreached)  # what comes next waits in the bus queue
 
     async def _on_presence(self, message: dict[str, Any]) -> None:
         for user, frame in message["changes"]:

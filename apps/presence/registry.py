@@ -17,6 +17,7 @@ import msgspec
 from redis.exceptions import NoScriptError
 
 from apps.presence.pipe import Pipe
+from apps.presence.recent import Recent
 from apps.presence.status import ENTRY_TTL_S, LEASE_TTL_S
 
 CLAIM_S = 10
@@ -103,6 +104,7 @@ class Registry:
         self.online = Roster(pipe, "online")
         self.away = Roster(pipe, "away")
         self.watchers = Roster(pipe, "watchers")
+        self.recent = Recent(pipe)
 
     async def renew_lease(self, node: str, count: int, info: NodeInfo) -> bool:
         """Say that `node` lives, for the `count`th time; False when Redis does not remember the time before."""

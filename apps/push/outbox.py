@@ -10,6 +10,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
 from celery import current_app
 from django.db import DatabaseError
 from kombu.exceptions import OperationalError
@@ -25,30 +26,28 @@ MAX_PER_TASK = 100
 MAX_WAITING = 10_000
 _PUBLISHERS = ThreadPoolExecutor(2, thread_name_prefix="publish")
 
-Notice = dict[str, Any]
-
 
 class HandoverFailed(Exception):
     """Neither the broker nor the outbox table took it: do not promise anything."""
 
 
-async def hand_over(task: str, notice: Notice) -> None:
+async def hand_over(task: str, notice: msgspec.Struct) -> None:
     """
-    Have `task` called with a list that holds `notice`, once or more, sooner or later.
+    Have `task` called with a list that holds `notice`, in JSON's types, once or more, sooner or later.
 
     Returns when the broker has confirmed it or it stands in the outbox table. Raises HandoverFailed.
     """
-    await _batcher().add(task, notice)
+    await _batcher().add(task, msgspec.to_builtins(notice))
 
 
 class Batcher:
     """One publish under way per task name; what comes meanwhile goes in the next."""
 
     def __init__(self) -> None:
-        self._waiting: defaultdict[str, list[tuple[Notice, asyncio.Future[None]]]] = defaultdict(list)
+        self._waiting: defaultdict[str, list[tuple[Any, asyncio.Future[None]]]] = defaultdict(list)
         self._busy: dict[str, asyncio.Task[None]] = {}
 
-    async def add(self, task: str, notice: Notice) -> None:
+    async def add(self, task: str, notice: Any) -> None:
         if len(self._waiting[task]) >= MAX_WAITING:
             metrics.overflows.labels("push").inc()
             raise HandoverFailed("too many notifications are waiting for the broker")
@@ -66,7 +65,7 @@ class Batcher:
         finally:
             del self._busy[task]
 
-    async def _publish(self, task: str, batch: list[tuple[Notice, "asyncio.Future[None]"]]) -> None:
+    async def _publish(self, task: str, batch: list[tuple[Any, "asyncio.Future[None]"]]) -> None:
         failure: Exception | None = None
         try:
             await publish_or_keep(task, [notice for notice, _ in batch])
@@ -84,7 +83,7 @@ class Batcher:
 _batcher = per_loop(Batcher)
 
 
-async def publish_or_keep(task: str, notices: list[Notice]) -> None:
+async def publish_or_keep(task: str, notices: list[Any]) -> None:
     loop = asyncio.get_running_loop()
     failpoints.reached("handing-over")
     try:
@@ -101,7 +100,7 @@ async def publish_or_keep(task: str, notices: list[Notice]) -> None:
         raise HandoverFailed(str(error)) from error
 
 
-def publish(task: str, notices: list[Notice]) -> None:
+def publish(task: str, notices: list[Any]) -> None:
     """Returns when the broker has confirmed the task. Raises kombu's OperationalError, OSError."""
     current_app.send_task(task, args=[notices], confirm_timeout=2)
 

@@ -7,11 +7,14 @@ import msgspec
 from django.db import transaction
 from django.utils import timezone
 
+from apps.accounts.identity import Identity, ended
 from apps.accounts.models import User
+from apps.accounts.people import Person
 from apps.push.models import Device
 from apps.push.subscription import kept_as, registrable
 
 MAX_DEVICES = 20
+SESSIONS_AT_ONCE = 500
 
 
 class TooManyDevices(Exception):
@@ -56,4 +59,17 @@ def remove_token(user: User, token: str) -> None:
 
 def remove_devices_of_sessions(session_ids: Collection[str]) -> None:
     """These sessions have ended: what they registered hears nothing more."""
-    Device.objects.filter(session_id__in=session_ids).delete()
+    if session_ids:
+        Device.objects.filter(session_id__in=session_ids).delete()
+
+
+def remove_devices_of_ended_sessions() -> None:
+    """For those that ended by themselves, such as by their age."""
+    devices = Device.objects.exclude(session_id="").select_related("user")
+    holders: list[Identity] = []
+    for device in devices.iterator(chunk_size=SESSIONS_AT_ONCE):
+        holders.append(Identity(Person.of(device.user), device.session_id, is_staff=False))
+        if len(holders) == SESSIONS_AT_ONCE:
+            remove_devices_of_sessions(ended(holders))
+            holders = []
+    remove_devices_of_sessions(ended(holders))

@@ -72,10 +72,16 @@ ALLAUTH_TRUSTED_PROXY_COUNT = TRUSTED_PROXIES
 # --- the chat itself -------------------------------------------------------------------------------------------------
 NODE_ID = env.str("NODE_ID", default="node")
 CHAT_SENDS_PER_10S = whole("CHAT_SENDS_PER_10S", 100, 0)  # 0: no limit
+CHAT_CONNECTS_PER_10S = whole("CHAT_CONNECTS_PER_10S", 1_000, 0)  # from one address; 0: no limit
+CHAT_AUDIT_INTERVAL = whole("CHAT_AUDIT_INTERVAL", 60, 0)  # seconds between the audits of a node; 0: none
 CHAT_SOCKETS_PER_USER = whole("CHAT_SOCKETS_PER_USER", 20, 1)
+CHAT_SOCKETS_PER_NODE = whole("CHAT_SOCKETS_PER_NODE", 10_000, 1)
 CHAT_REGISTRATION_OPEN = yes_or_no("CHAT_REGISTRATION_OPEN", True)
 
 # --- push ------------------------------------------------------------------------------------------------------------
+PUSH_CONTENT = env.str("PUSH_CONTENT", default="full")
+if PUSH_CONTENT not in ("full", "sender", "none"):
+    raise ImproperlyConfigured(f"PUSH_CONTENT is {PUSH_CONTENT!r}; it must be 'full', 'sender' or 'none'")
 PUSH_AWAY_AFTER = whole("PUSH_AWAY_AFTER", 120, 20)  # seconds without use of any client, after which one gets pushes
 FCM_SERVICE_ACCOUNT_FILE = env.str("FCM_SERVICE_ACCOUNT_FILE", default="")
 FCM_ENDPOINT = env.str("FCM_ENDPOINT", default="https://fcm.googleapis.com/v1/projects")

@@ -39,8 +39,9 @@ export class Connection {
   /**
    * @param {{
    *   openSocket: () => Socket, clock: Clock, random: () => number, isOnline: () => boolean,
-   *   isLoggedIn: () => Promise<boolean>, onEvent: (event: Event) => void, onState: (state: State) => void,
-   * }} world `isLoggedIn` is asked when the server refuses a socket, as a browser does not say why
+   *   isLoggedIn: () => Promise<boolean>, isUsed: () => boolean, onEvent: (event: Event) => void, onState: (state: State) => void,
+   * }} world `isLoggedIn` is asked when the server refuses a socket, as a browser does not say why; `isUsed`: whether
+   *   somebody has used this client since it was last asked
    */
   constructor(world) {
     this.world = world;
@@ -66,6 +67,11 @@ export class Connection {
   /** A socket that does not answer is dead, whatever the browser thinks. */
   giveUp() {
     if (this.state.name === "open") this.#lost(1006);
+  }
+
+  /** Somebody is back: the server need not wait for the next heartbeat to hear of it. */
+  used() {
+    this.send({ type: "heartbeat", active: true });
   }
 
   /**
@@ -115,7 +121,7 @@ export class Connection {
 
   /** @param {number} intervalMs */
   #beat(intervalMs) {
-    this.send({ type: "heartbeat" });
+    this.send({ type: "heartbeat", active: this.world.isUsed() });
     this.#heartbeatDue = this.#later(ANSWER_MS, () => this.giveUp());
     this.#later(intervalMs, () => this.#beat(intervalMs));
   }

@@ -1,6 +1,7 @@
 // @ts-check
 /** The chat in the browser: connects the pure modules to the page that the server drew. */
 
+import { Activity } from "./activity.js";
 import { Connection } from "./connection.js";
 import { Outbox } from "./outbox.js";
 import { rest } from "./rest.js";
@@ -10,6 +11,7 @@ import { channel, exclusively } from "./tabs.js";
 import { nameOf } from "./look.js";
 import { Banner } from "./views/banner.js";
 import { Composer, drafts } from "./views/composer.js";
+import { clearShown, thisDevice } from "./views/device.js";
 import { redraw, searchWhileTyping } from "./views/fragments.js";
 import { ConversationList } from "./views/list.js";
 import { MessageLog, find } from "./views/messages.js";
@@ -54,12 +56,14 @@ const outbox = new Outbox({
     tellTabs(change);
   },
 });
+const activity = new Activity(window, { onReturn: () => connection.used() });
 const connection = new Connection({
   openSocket,
   clock,
   random: Math.random,
   isOnline: () => navigator.onLine,
   isLoggedIn: () => server.isLoggedIn(),
+  isUsed: () => activity.take(),
   onEvent: (event) => session.receive(event),
   onState: stateChanged,
 });
@@ -73,6 +77,7 @@ const session = new Session({
     onHello(hello) {
       document.documentElement.dataset["node"] = hello.node_id;
       presence.peopleChanged();
+      void device.refresh(hello.session_id).catch(unimportant);
     },
     onMissed: () => void list.refresh(server.conversations).catch(unimportant),
     onMessage: (message) => void list.message(message).catch(unimportant),
@@ -82,6 +87,7 @@ const session = new Session({
     onPresence: (changed) => presence.changed(changed),
   },
 });
+const device = thisDevice(server);
 const banner = new Banner(() => connection.tryNow());
 const presence = new PresenceView({
   watch: (userIds) => connection.send({ type: "presence.watch", user_ids: userIds }),
@@ -173,6 +179,7 @@ async function write(id, content) {
 function markRead(id, seq) {
   if (seq <= seenUpTo) return;
   seenUpTo = seq;
+  void clearShown(id).catch(unimportant);
   if (reading === null) tellRead(id);
 }
 

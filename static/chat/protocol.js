@@ -17,10 +17,11 @@
  *   type: "message.send", client_msg_id: string, content: string,
  *   conversation_id?: string, to?: string, ref?: string, after_seq?: number,
  * }} Send
- * @typedef {{type: "heartbeat"}} Heartbeat
+ * @typedef {{type: "heartbeat", active?: boolean}} Heartbeat
  * @typedef {{type: "sync", cursors: Record<string, number>, ref?: string}} Sync
  * @typedef {{type: "presence.watch", user_ids: string[]}} Watch
- * @typedef {Send | Heartbeat | Sync | Watch} Command
+ * @typedef {{type: "report", gap_repairs: number, lost: number}} Report
+ * @typedef {Send | Heartbeat | Sync | Watch | Report} Command
  *
  * @typedef {{
  *   type: "hello", user: Person, session_id: string, node_id: string, heartbeat_interval_ms: number,
@@ -50,6 +51,7 @@
 
 export const MAX_WATCHED = 500;
 export const MAX_CONTENT_CHARS = 8_000;
+export const MAX_REPORTED = 1_000;
 
 /** What each event must have to be one. @type {Record<Event["type"], Record<string, string>>} */
 const REQUIRED = {

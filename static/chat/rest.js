@@ -31,6 +31,16 @@ export function rest(csrfToken) {
     return response.status === 204 ? null : response.json();
   }
 
+  /**
+   * @param {string} method
+   * @param {string} path
+   * @param {object} body
+   */
+  function change(method, path, body) {
+    const headers = { "X-CSRFToken": csrfToken, "Content-Type": "application/json" };
+    return ask(path, { method, headers, body: JSON.stringify(body), keepalive: true });
+  }
+
   return {
     /** @type {() => Promise<{results: Conversation[], next_cursor: string | null}>} the most recently active */
     conversations: () => ask("conversations"),
@@ -43,13 +53,13 @@ export function rest(csrfToken) {
       ask(`conversations/${id}/messages?${new URLSearchParams(Object.entries(query).map(([name, seq]) => [name, `${seq}`]))}`),
 
     /** @type {(id: string, seq: number) => Promise<void>} */
-    markRead: (id, seq) =>
-      ask(`conversations/${id}/read`, {
-        method: "PUT",
-        body: JSON.stringify({ seq }),
-        headers: { "X-CSRFToken": csrfToken, "Content-Type": "application/json" },
-        keepalive: true,
-      }),
+    markRead: (id, seq) => change("PUT", `conversations/${id}/read`, { seq }),
+
+    /** @type {(token: string, name: string) => Promise<unknown>} notifications come here from now on */
+    registerDevice: (token, name) => change("POST", "users/me/devices", { platform: "web", token, name }),
+
+    /** @type {(token: string) => Promise<unknown>} */
+    forgetDevice: (token) => change("DELETE", "users/me/devices", { token }),
 
     /** @returns {Promise<boolean>} false only when the server says so */
     async isLoggedIn() {

@@ -17,9 +17,12 @@
  */
 
 import { delayMs } from "./backoff.js";
+import { MAX_REPORTED } from "./protocol.js";
 import { GAP_MS, Timeline } from "./timeline.js";
+import { Witness } from "./witness.js";
 
 const ANSWER_MS = 10_000;
+const REPORT_MS = 15_000; // from the first thing to report; the server takes one report in 10 s
 
 /**
  * @typedef {{
@@ -45,6 +48,12 @@ export class Session {
   /** @type {string | null} its ref */
   #unansweredSync = null;
   #synced = false;
+  #witness = new Witness();
+  /** What is not reported yet. */
+  #gapRepairs = 0;
+  #lost = 0;
+  /** @type {any} */
+  #reporting = null;
   /** @type {Set<any>} */
   #timers = new Set();
 
@@ -81,6 +90,7 @@ export class Session {
     this.#synced = false;
     for (const timer of this.#timers) this.world.clock.clearTimeout(timer);
     this.#timers.clear();
+    this.#reporting = null;
     for (const answer of [...this.#unanswered.values()]) answer({ kind: "lost" });
   }
 
@@ -135,6 +145,7 @@ export class Session {
 
   #caughtUp() {
     this.#synced = true;
+    this.#reportLater();
     void this.flush();
   }
 
@@ -150,6 +161,7 @@ export class Session {
         this.world.listener.onGone(each.conversation_id);
         continue;
       }
+      this.#lost += this.#witness.synced(each);
       for (const message of each.messages ?? []) this.world.listener.onMessage(message);
       this.#inOrder(each.conversation_id, timeline, timeline.receiveSynced(each, this.world.clock.now()));
       more ||= each.more === true;
@@ -161,6 +173,8 @@ export class Session {
   /** @param {Message} message */
   #arrived(message) {
     this.world.listener.onMessage(message);
+    this.#lost += this.#witness.heard(message);
+    if (this.#synced) this.#reportLater();
     const timeline = this.#timelines.get(message.conversation_id);
     if (timeline === undefined) return;
     this.#inOrder(message.conversation_id, timeline, timeline.receive(message, this.world.clock.now()));
@@ -168,7 +182,20 @@ export class Session {
 
   /** @param {Timeline} timeline */
   #closeGap(timeline) {
-    if (timeline.gapDue(this.world.clock.now()) && this.#unansweredSync === null) this.#sync();
+    if (!timeline.gapDue(this.world.clock.now()) || this.#unansweredSync !== null) return;
+    this.#gapRepairs += 1;
+    this.#sync();
+  }
+
+  /** Tell the server what had to be mended, so that its people come to know. */
+  #reportLater() {
+    if (this.#reporting !== null || this.#gapRepairs + this.#lost === 0) return;
+    this.#reporting = this.#later(REPORT_MS, () => {
+      this.#reporting = null;
+      const [gap_repairs, lost] = [Math.min(this.#gapRepairs, MAX_REPORTED), Math.min(this.#lost, MAX_REPORTED)];
+      if (!this.world.connection.send({ type: "report", gap_repairs, lost })) return;
+      this.#gapRepairs = this.#lost = 0;
+    });
   }
 
   /**
@@ -196,7 +223,10 @@ export class Session {
     if (entry.after_seq !== null) command.after_seq = entry.after_seq;
     if (!this.world.connection.send(command)) return { kind: "lost" };
     const outcome = await this.#answer(entry.client_msg_id);
-    if (outcome.kind === "ack") this.#arrived(this.#asMessage(entry, outcome));
+    if (outcome.kind === "ack") {
+      this.#witness.acked(entry.conversation_id, entry.client_msg_id, outcome.seq);
+      this.#arrived(this.#asMessage(entry, outcome));
+    }
     return outcome;
   }
 

@@ -75,6 +75,14 @@ class Person(ChatClient):
             with suppress(ConnectionClosed):
                 await self._socket.close(1001)
 
+    async def leave(self) -> None:
+        """For days, perhaps; the outbox and what was seen are kept."""
+        await self.__aexit__()
+        self._socket, self._synced, self._attempt = None, False, 0
+
+    async def come_back(self) -> None:
+        await self.__aenter__()
+
     # --- what the checker hears of -----------------------------------------------------------------------------------
     def _take_message(self, message: dict[str, Any]) -> None:
         view = self.views.get(message["conversation_id"], View())

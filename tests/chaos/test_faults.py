@@ -3,15 +3,18 @@
 import os
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from chatproject.stack import DidNotStart, Missing
-from tests.chaos.faults import ROWS, Row
+from tests.chaos import clients, faults
+from tests.chaos.rows import Row
 from tests.chaos.scene import Scene
-from tests.chaos.world import World, running
+from tests.chaos.world import StackName, World, running
 
 pytestmark = [
     pytest.mark.system,
@@ -21,13 +24,12 @@ pytestmark = [
 ]
 
 SEED = os.environ.get("SEED") or secrets.token_hex(4)
-CASES = [(stack, row) for stack in ("embedded", "full") for row in ROWS if stack in row.stacks]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+@asynccontextmanager
+async def _world(stack: StackName, factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     try:
-        async with running(tmp_path_factory.mktemp(request.param), request.param, SEED) as world:
+        async with running(factory.mktemp(stack), stack, SEED) as world:
             yield world
     except (Missing, DidNotStart) as error:
         if os.environ.get("CI") == "true":
@@ -35,12 +37,33 @@ async def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize(
-    ("world", "row"),
-    [pytest.param(stack, row, id=f"{stack}-{row.name}") for stack, row in CASES],
-    indirect=["world"],
-)
-async def test_nothing_acked_is_lost_when(world: World, row: Row, tmp_path: Path) -> None:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def embedded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    async with _world("embedded", tmp_path_factory) as world:
+        yield world
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def full(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    async with _world("full", tmp_path_factory) as world:
+        yield world
+
+
+def _rows(stack: StackName) -> list[Any]:
+    return [pytest.param(row, id=row.name) for row in faults.ROWS + clients.ROWS if stack in row.stacks]
+
+
+@pytest.mark.parametrize("row", _rows("embedded"))
+async def test_nothing_acked_is_lost_on_the_embedded_stack_when(embedded: World, row: Row, tmp_path: Path) -> None:
+    await _play(embedded, row, tmp_path)
+
+
+@pytest.mark.parametrize("row", _rows("full"))
+async def test_nothing_acked_is_lost_on_the_full_stack_when(full: World, row: Row, tmp_path: Path) -> None:
+    await _play(full, row, tmp_path)
+
+
+async def _play(world: World, row: Row, tmp_path: Path) -> None:
     scene = Scene(world, row.name, SEED, short=True)
     outcome = await scene.play(row.breaks)
     scene.write(tmp_path / "history.jsonl")

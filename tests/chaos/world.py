@@ -56,7 +56,7 @@ class Worker:
         self.log = log_dir / f"worker-{number}.log"
         self._environment = environment
         self._command = [sys.executable, "-m", "celery", "-A", "chatproject", "worker", "--pool", "threads"]
-        self._command += ["--concurrency", "2", "--hostname", f"worker-{number}@chaos", "--loglevel", "INFO"]
+        self._command += ["--hostname", f"worker-{number}@chaos", "--loglevel", "INFO"]
         if number == 1:
             self._command += ["--beat", "--schedule", str(log_dir / "beat")]
         self.process: subprocess.Popen[bytes] | None = None
@@ -67,9 +67,11 @@ class Worker:
                 self._command, cwd=BASE_DIR, env=self._environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
 
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
+    def kill(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            beat = psutil.Process(self.process.pid).children(recursive=True)  # a process of its own, which would stay
+            for process in (*beat, self.process):
+                process.kill()
             self.process.wait()
 
 
@@ -115,7 +117,7 @@ class World:
                 node.process.kill()
                 node.process.wait()
         for worker in self.workers:
-            worker.stop()
+            worker.kill()
         for line in self.lines.values():
             await line.close()
         await asyncio.gather(*(asyncio.to_thread(service.stop) for service in self.services.values()))
@@ -186,10 +188,14 @@ class World:
                 await self.start_node(node)
             elif node not in self.door.up:
                 self.door.up.append(node)
+        for worker in self.workers:
+            if worker.process is None or worker.process.poll() is not None:
+                worker.start()
 
-    def memory_mb(self, node: Node) -> float:
-        assert node.process is not None
-        return float(psutil.Process(node.process.pid).memory_info().rss) / 1e6
+    def memory_mb(self) -> dict[str, float]:
+        """What each node holds."""
+        pids = {node.name: node.process.pid for node in self.nodes if node.process is not None}
+        return {name: psutil.Process(pid).memory_info().rss / 1e6 for name, pid in pids.items()}
 
     async def cast(self, number: int = CAST) -> list[dict[str, Any]]:
         """People whom no scene has seen, two by two with a direct conversation of their own."""

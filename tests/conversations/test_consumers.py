@@ -11,7 +11,7 @@ from channels.testing import WebsocketCommunicator
 from apps.conversations import services
 from apps.conversations.errors import Unavailable
 from apps.conversations.history import log
-from apps.presence import node
+from apps.presence import metrics, node
 from chatproject.asgi import application
 from tests.embedded import Client
 
@@ -284,7 +284,7 @@ async def test_a_bug_is_answered_with_its_id_and_the_socket_lives_on(
 ) -> None:
     socket = await connect(ada)
     with monkeypatch.context() as broken:
-        broken.setattr("apps.conversations.throttle.take", lambda user_id: 1 / 0)
+        broken.setattr("apps.conversations.throttle.take", lambda *_: 1 / 0)
         nack = await socket.say(to="bob")
 
     assert (nack["code"], nack["retry"]) == ("internal", False)
@@ -381,3 +381,17 @@ async def test_an_owner_who_leaves_hands_over_to_the_longest_serving_admin(
     out = (await bob.get(f"conversations/{group}")).json()
     assert {member["username"]: member["role"] for member in out["members"]} == {"bob": "member", "eve": "owner"}
     assert out["last_message"]["content"] == "Ada left"
+
+
+async def test_what_clients_report_is_counted_once_in_ten_seconds(ada: Client) -> None:
+    socket = await connect(ada)
+    before = [metrics.client_gap_repairs._value.get(), metrics.client_lost._value.get()]
+
+    await socket.send({"type": "report", "gap_repairs": 3, "lost": 1})
+    await socket.send({"type": "report", "gap_repairs": 1_000, "lost": 1_000})
+
+    refused = await socket.receive("nack")
+    assert (refused["code"], refused["retry"]) == ("rate_limited", True)
+    after = [metrics.client_gap_repairs._value.get(), metrics.client_lost._value.get()]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [3, 1]
+    await socket.close()

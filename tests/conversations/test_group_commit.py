@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from apps.conversations.errors import Unavailable
-from apps.conversations.history import group_commit
+from apps.conversations.history import group_commit, pressure
 from apps.conversations.history.group_commit import History
 from apps.conversations.messages import Draft, Message
 
@@ -48,7 +48,12 @@ class FakeStore:
     async def close(self) -> None:
         self.closed = True
 
-    start = ping = before = after = latest = close
+    start = ping = close
+
+    async def latest(self, *_: object) -> dict[UUID, Message]:
+        return {}
+
+    before = after = latest
 
 
 @pytest.fixture
@@ -163,6 +168,39 @@ async def test_a_conversation_with_too_many_waiting_refuses_more(
     store.let(3)
     assert await seqs(callers) == [1, 2, 3]
     assert (await history.append(draft(), members_version=0)).seq == 4
+
+
+@pytest.fixture
+def a_small_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pressure, "LOWEST", 2)
+    monkeypatch.setattr(pressure, "FIRST", 4)
+
+
+@pytest.mark.usefixtures("a_small_store")
+async def test_a_store_with_too_much_to_do_is_asked_for_no_more(store: FakeStore, history: History) -> None:
+    callers = await saying(history, *(draft(conversation_id=uuid4()) for _ in range(4)))
+
+    with pytest.raises(Unavailable) as refused:
+        await history.append(draft(), members_version=0)
+
+    assert refused.value.retry_after_ms
+    assert len(store.commits) == 4
+    store.let(5)
+    await asyncio.gather(*callers)
+    assert (await history.append(draft(), members_version=0)).seq == 1
+
+
+@pytest.mark.usefixtures("a_small_store")
+async def test_who_reads_is_put_off_while_many_write(store: FakeStore, history: History) -> None:
+    callers = await saying(history, *(draft(conversation_id=uuid4()) for _ in range(3)))
+
+    for question in (history.latest([HERE]), history.before(HERE, None, 1), history.after(HERE, 0, 1)):
+        with pytest.raises(Unavailable):
+            await question
+
+    store.let(3)
+    await asyncio.gather(*callers)
+    await history.latest([HERE])
 
 
 async def test_an_idle_conversation_leaves_nothing_behind(store: FakeStore, history: History) -> None:

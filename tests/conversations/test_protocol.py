@@ -123,6 +123,13 @@ def test_too_many_cursors_or_watched_users_are_refused() -> None:
         decode(json.dumps({"type": "presence.watch", "user_ids": ids[:501]}))
 
 
+@pytest.mark.parametrize("number", [-1, 1_001, 1.5, "1", None])
+def test_a_report_of_a_number_that_makes_no_sense_is_refused(number: Any) -> None:
+    for report in ({"gap_repairs": number, "lost": 0}, {"gap_repairs": 0, "lost": number}):
+        with pytest.raises(BadFrame):
+            decode(json.dumps({"type": "report"} | report))
+
+
 def test_content_is_trimmed_and_unknown_fields_are_ignored() -> None:
     command = decode(json.dumps(SEND | {"content": "  hello\n", "seq": 1, "sender": "eve"}))
 

@@ -1,84 +1,549 @@
-"""Who of a conversation gets a push: decided by the worker, at the time it gets to it."""
+"""From a message to the provider: who is told, of what, and what becomes of the ledger."""
 
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 from asgiref.sync import sync_to_async
+from django.utils import timezone
 
-from apps.conversations import services, tasks
+from apps.accounts.models import User
+from apps.conversations import notify, services, tasks
+from apps.conversations.errors import Unavailable
+from apps.conversations.messages import Draft, Message
+from apps.conversations.models import Membership
 from apps.presence import node
+from apps.push import ledger, sending
 from apps.push import services as push
+from apps.push.models import Device, NotificationSettings, PushRecord
+from apps.push.notification import Push
+from apps.push.policy import Notice
+from apps.push.providers.base import Outcome, Result
 from tests.embedded import Client
 
 
+class FakeProvider:
+    """Answers as it is told to, and keeps what it was sent."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Push]] = []
+        self.answer: Callable[[Push], Result] = lambda _: Result(Outcome.ACCEPTED, "its-id")
+
+    def send(self, token: str, push: Push) -> Result:
+        self.sent.append((token, push))
+        return self.answer(push)
+
+    @property
+    def tokens(self) -> list[str]:
+        return sorted(token for token, _ in self.sent)
+
+
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The ids of the devices that a push was made for."""
-    devices: list[str] = []
-    monkeypatch.setattr(tasks.send_push, "delay", lambda device_id, notice: devices.append(device_id))
-    return devices
+def provider(monkeypatch: pytest.MonkeyPatch) -> FakeProvider:
+    """Whatever platform a device is of; the tasks of single pushes run at once."""
+    fake = FakeProvider()
+    monkeypatch.setattr(sending, "provider_for", lambda platform: fake)
+    monkeypatch.setattr(tasks.send_push, "delay", tasks.send_push)
+    monkeypatch.setattr(tasks.notify_absent, "delay", lambda notices: None)
+    return fake
 
 
-async def device_of(person: Client) -> str:
-    register = sync_to_async(push.register_device)
-    return str((await register(person.user, push.NewDevice("fcm", f"token of {person.person.username}"))).id)
+async def device_of(person: Client, name: str = "phone") -> str:
+    new = push.NewDevice("fcm", f"{person.person.username}'s {name}")
+    await sync_to_async(push.register_device)(person.user, new)
+    return new.token
 
 
-async def group(ada: Client) -> dict[str, Any]:
-    conversation_id = await services.create_group(ada.person, "tea", ["bob", "eve"])
-    return {"conversation_id": str(conversation_id), "seq": 1, "sender": "ada", "user_ids": None}
+async def group(ada: Client, *others: str) -> UUID:
+    return await services.create_group(ada.person, "Tea", others or ["bob", "eve"])
 
 
-async def notify(notice: dict[str, Any]) -> None:
-    await sync_to_async(tasks.notify_absent)([notice])
+async def say(sender: Client, conversation_id: UUID, text: str = "Are you there?") -> Message:
+    return await services.send_message(Draft(conversation_id, sender.person.id, uuid4(), text))
 
 
+async def notify_of(message: Message, *absent: Client) -> None:
+    news = notify.news_of(message)
+    notice = Notice(news, [person.person.id for person in absent] or None)
+    await sync_to_async(tasks.notify_absent)([msgspec.to_builtins(notice)])
+
+
+async def records(**known: Any) -> list[PushRecord]:
+    return await sync_to_async(lambda: list(PushRecord.objects.filter(**known).order_by("created_at")))()
+
+
+async def membership(person: Client, **changes: Any) -> None:
+    await sync_to_async(Membership.objects.filter(user=person.user).update)(**changes)
+
+
+async def make_due() -> None:
+    """Time passes, as far as the ledger is concerned."""
+    await sync_to_async(PushRecord.objects.filter(state__in=PushRecord.OPEN).update)(due_at=timezone.now())
+
+
+# --- who -------------------------------------------------------------------------------------------------------------
 async def test_absent_members_get_one_for_each_device_and_the_sender_none(
-    ada: Client, bob: Client, eve: Client, sent: list[str]
+    ada: Client, bob: Client, eve: Client, provider: FakeProvider
 ) -> None:
-    devices = [await device_of(person) for person in (ada, bob, eve)]
+    await device_of(ada)
+    devices = [await device_of(bob), await device_of(bob, "laptop"), await device_of(eve)]
 
-    await notify(await group(ada))
+    await notify_of(await say(ada, await group(ada)))
 
-    assert sorted(sent) == sorted(devices[1:])
+    assert provider.tokens == sorted(devices)
 
 
 async def test_only_those_who_were_absent_are_asked_about(
-    ada: Client, bob: Client, eve: Client, sent: list[str]
+    ada: Client, bob: Client, eve: Client, provider: FakeProvider
 ) -> None:
     device, _ = await device_of(bob), await device_of(eve)
 
-    await notify(await group(ada) | {"user_ids": [str(bob.person.id)]})
+    await notify_of(await say(ada, await group(ada)), bob)
 
-    assert sent == [device]
+    assert provider.tokens == [device]
 
 
-async def test_who_is_back_gets_none(ada: Client, bob: Client, eve: Client, sent: list[str]) -> None:
+async def test_who_is_back_gets_none_unless_they_are_away_from_what_they_have_open(
+    ada: Client, bob: Client, eve: Client, provider: FakeProvider
+) -> None:
+    device, _ = await device_of(bob), await device_of(eve)
+    message = await say(ada, await group(ada))
+    registry = node.current().registry
+    for roster, person in ((registry.online, bob), (registry.online, eve), (registry.away, bob)):
+        await roster.arrive("node.any.boot", [str(person.person.id)])
+
+    await notify_of(message)
+
+    assert provider.tokens == [device]
+
+
+async def silent(provider: FakeProvider, message: Message) -> bool:
+    await notify_of(message)
+    return provider.sent == []
+
+
+async def test_who_has_read_it_gets_none(ada: Client, bob: Client, eve: Client, provider: FakeProvider) -> None:
     await device_of(bob)
-    notice = await group(ada)
-    await node.current().registry.online.arrive("node.any.boot", [str(bob.person.id)])
+    message = await say(ada, await group(ada))
+    await services.mark_read(bob.person, message.conversation_id, message.seq)
 
-    await notify(notice)
-
-    assert sent == []
+    assert await silent(provider, message)
 
 
-async def test_who_has_read_it_gets_none(ada: Client, bob: Client, eve: Client, sent: list[str]) -> None:
+async def test_who_has_left_or_was_banned_gets_none(
+    ada: Client, bob: Client, eve: Client, provider: FakeProvider
+) -> None:
     await device_of(bob)
-    notice = await group(ada)
-    await bob.put(f"conversations/{notice['conversation_id']}/read", {"seq": 1})
+    await device_of(eve)
+    message = await say(ada, await group(ada))
+    await services.remove_member(bob.person, message.conversation_id, "bob")
+    await sync_to_async(User.objects.filter(username="eve").update)(is_active=False)
 
-    await notify(notice)
-
-    assert sent == []
+    assert await silent(provider, message)
 
 
-async def test_who_has_left_gets_none(ada: Client, bob: Client, eve: Client, sent: list[str]) -> None:
+async def test_who_came_later_gets_none(ada: Client, bob: Client, eve: Client, provider: FakeProvider) -> None:
     await device_of(bob)
-    notice = await group(ada)
-    await services.remove_member(bob.person, UUID(notice["conversation_id"]), "bob")
+    message = await say(ada, await group(ada, "eve"))
+    await services.add_member(ada.person, message.conversation_id, "bob")
+    await membership(bob, last_read_seq=0)
 
-    await notify(notice | {"seq": 9})
+    assert await silent(provider, message)
 
-    assert sent == []
+
+async def test_who_has_blocked_the_sender_gets_none(
+    ada: Client, bob: Client, eve: Client, provider: FakeProvider
+) -> None:
+    await device_of(bob)
+    message = await say(ada, await group(ada))
+    await services.block(bob.person, "ada")
+
+    assert await silent(provider, message)
+
+
+async def test_who_has_muted_the_conversation_gets_none(
+    ada: Client, bob: Client, eve: Client, provider: FakeProvider
+) -> None:
+    await device_of(bob)
+    message = await say(ada, await group(ada))
+    await membership(bob, muted_until=timezone.now() + timedelta(hours=1))
+
+    assert await silent(provider, message)
+
+
+async def test_quiet_hours_are_kept(ada: Client, bob: Client, eve: Client, provider: FakeProvider) -> None:
+    await device_of(bob)
+    message = await say(ada, await group(ada))
+    now = timezone.now()
+    hours = {"quiet_from": (now - timedelta(hours=1)).time(), "quiet_until": (now + timedelta(hours=1)).time()}
+    await sync_to_async(NotificationSettings.objects.create)(user=bob.user, **hours)
+
+    assert await silent(provider, message)
+
+
+async def test_who_wants_mentions_only_is_told_of_those(
+    ada: Client, bob: Client, eve: Client, provider: FakeProvider
+) -> None:
+    await device_of(bob)
+    conversation_id = await group(ada)
+    await membership(bob, mentions_only=True)
+
+    assert await silent(provider, await say(ada, conversation_id, "hello all"))
+    await notify_of(await say(ada, conversation_id, "hello @Bob"))
+    assert [pushed.body for _, pushed in provider.sent] == ["Ada: hello @Bob"]
+
+
+# --- what ------------------------------------------------------------------------------------------------------------
+async def test_a_push_says_who_wrote_what_and_how_much_is_unread(
+    ada: Client, bob: Client, provider: FakeProvider
+) -> None:
+    await device_of(bob)
+    direct, _ = await services.direct_conversation(ada.person, "bob")
+    await say(ada, await group(ada, "bob"))
+    message = await say(ada, direct)
+
+    await notify_of(message)
+
+    (_, pushed), *others = provider.sent
+    assert others == []
+    assert (pushed.kind, pushed.conversation_id, pushed.seq) == ("message", direct, message.seq)
+    assert (pushed.title, pushed.body, pushed.path) == ("Ada", "Are you there?", f"/c/{direct}/")
+    assert (pushed.badge, pushed.count) == (3, 1)  # the group's system message counts too
+
+
+@pytest.mark.parametrize(
+    ("wanted", "allowed", "said"),
+    [
+        ("full", "full", ("Tea", "Ada: Are you there?")),
+        ("sender", "full", ("Tea", "New message from Ada")),
+        ("full", "sender", ("Tea", "New message from Ada")),
+        ("full", "none", ("Chat", "New message")),
+        ("none", "full", ("Chat", "New message")),
+    ],
+)
+async def test_it_says_no_more_than_the_person_wants_and_the_installation_allows(
+    ada: Client, bob: Client, provider: FakeProvider, settings: Any, wanted: str, allowed: str, said: tuple[str, str]
+) -> None:
+    settings.PUSH_CONTENT = allowed
+    await device_of(bob)
+    await sync_to_async(NotificationSettings.objects.create)(user=bob.user, content=wanted)
+
+    await notify_of(await say(ada, await group(ada, "bob")))
+
+    assert [(pushed.title, pushed.body) for _, pushed in provider.sent] == [said]
+
+
+# --- bursts, repeats, reading ----------------------------------------------------------------------------------------
+async def test_a_burst_is_one_push_at_once_and_one_more_with_the_count(
+    ada: Client, bob: Client, provider: FakeProvider
+) -> None:
+    await device_of(bob)
+    conversation_id = await group(ada, "bob")
+    messages = [await say(ada, conversation_id, f"number {index}") for index in range(4)]
+    for message in messages:
+        await notify_of(message)
+    assert [pushed.body for _, pushed in provider.sent] == ["Ada: number 0"]
+
+    await make_due()
+    await sync_to_async(tasks.send_due)()
+
+    (_, pushed) = provider.sent[-1]
+    assert (pushed.seq, pushed.count, pushed.title, pushed.body) == (messages[-1].seq, 3, "Tea (3)", "Ada: number 3")
+    assert len(provider.sent) == 2
+
+
+async def test_the_same_news_again_makes_no_second_push(ada: Client, bob: Client, provider: FakeProvider) -> None:
+    await device_of(bob)
+    conversation_id = await group(ada, "bob")
+    message, newer = await say(ada, conversation_id), await say(ada, conversation_id)
+    for told in (newer, newer, message):
+        await notify_of(told)
+        await make_due()
+
+    await sync_to_async(tasks.send_due)()
+
+    assert [pushed.seq for _, pushed in provider.sent] == [newer.seq]
+
+
+async def test_reading_withdraws_what_waits_and_takes_away_what_is_shown(
+    ada: Client, bob: Client, provider: FakeProvider
+) -> None:
+    await device_of(bob)
+    conversation_id = await group(ada, "bob")
+    shown, waiting = await say(ada, conversation_id), await say(ada, conversation_id)
+    await notify_of(shown)
+    await notify_of(waiting)
+
+    await services.mark_read(bob.person, conversation_id, waiting.seq)
+    await make_due()
+    await sync_to_async(tasks.send_due)()
+    await services.mark_read(bob.person, conversation_id, waiting.seq)
+
+    assert [(pushed.kind, pushed.seq, pushed.badge) for _, pushed in provider.sent] == [
+        ("message", shown.seq, 3),
+        ("clear", waiting.seq, 0),
+    ]
+    assert [record.state for record in await records(kind="message")] == ["sent", "withdrawn"]
+
+
+async def test_what_is_read_before_the_worker_gets_to_it_is_withdrawn(
+    ada: Client, bob: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await device_of(bob)
+    queued: list[str] = []
+    monkeypatch.setattr(tasks.send_push, "delay", queued.append)
+    await notify_of(await say(ada, await group(ada, "bob")))
+    await membership(bob, last_read_seq=99)
+
+    await sync_to_async(tasks.send_push)(*queued)
+
+    (record,) = await records()
+    assert (record.state, record.error, provider.sent) == ("withdrawn", "read", [])
+
+
+# --- what the provider answers ---------------------------------------------------------------------------------------
+async def answered(ada: Client, provider: FakeProvider, result: Result) -> PushRecord:
+    provider.answer = lambda _: result
+    await notify_of(await say(ada, await group(ada, "bob")))
+    (record,) = await records()
+    return record
+
+
+async def devices() -> int:
+    return await sync_to_async(Device.objects.count)()
+
+
+async def test_an_accepted_push_is_written_down(ada: Client, bob: Client, provider: FakeProvider) -> None:
+    await device_of(bob)
+    record = await answered(ada, provider, Result(Outcome.ACCEPTED, provider_id="its-id"))
+    assert (record.state, record.provider, record.provider_id, record.attempts) == ("sent", "fake", "its-id", 1)
+
+
+async def test_what_may_go_later_is_tried_again_until_it_goes(ada: Client, bob: Client, provider: FakeProvider) -> None:
+    await device_of(bob)
+    record = await answered(ada, provider, Result(Outcome.RETRY, error="503", retry_after=timedelta(seconds=40)))
+    assert (record.state, record.error) == ("waiting", "503")
+    assert record.tried_at is not None
+    assert record.due_at >= record.tried_at + timedelta(seconds=40)
+
+    await sync_to_async(tasks.send_due)()
+    assert len(provider.sent) == 1
+    provider.answer = lambda _: Result(Outcome.ACCEPTED)
+    await make_due()
+    await sync_to_async(tasks.send_due)()
+
+    (record,) = await records()
+    assert (record.state, record.attempts, record.error) == ("sent", 2, "")
+
+
+async def test_what_did_not_go_for_an_hour_is_a_dead_letter_and_can_be_replayed(
+    ada: Client, bob: Client, provider: FakeProvider
+) -> None:
+    await device_of(bob)
+    await answered(ada, provider, Result(Outcome.RETRY, error="503"))
+    await make_due()
+    await sync_to_async(PushRecord.objects.update)(expires_at=timezone.now())
+    await sync_to_async(tasks.send_due)()
+    (record,) = await records()
+    assert (record.state, record.error, len(provider.sent)) == ("dead", "503", 1)
+
+    provider.answer = lambda _: Result(Outcome.ACCEPTED)
+    assert await sync_to_async(ledger.replay)(PushRecord.objects.all(), timezone.now()) == 1
+    await sync_to_async(tasks.send_due)()
+    (record,) = await records()
+    assert record.state == "sent"
+
+
+async def test_what_can_never_go_is_a_dead_letter_at_once(ada: Client, bob: Client, provider: FakeProvider) -> None:
+    await device_of(bob)
+    record = await answered(ada, provider, Result(Outcome.REJECTED, error="PayloadTooLarge"))
+    assert (record.state, record.error, await devices()) == ("dead", "PayloadTooLarge", 1)
+
+
+async def test_wrong_credentials_delete_nothing_and_the_push_waits(
+    ada: Client, bob: Client, provider: FakeProvider
+) -> None:
+    await device_of(bob)
+    record = await answered(ada, provider, Result(Outcome.MISCONFIGURED, error="InvalidProviderToken"))
+    assert (record.state, await devices()) == ("waiting", 1)
+    assert record.due_at > timezone.now() + timedelta(seconds=30)
+
+
+async def test_a_dead_token_is_forgotten(ada: Client, bob: Client, provider: FakeProvider) -> None:
+    await device_of(bob)
+    record = await answered(ada, provider, Result(Outcome.UNREGISTERED))
+    assert (record.state, record.device_id, await devices()) == ("unregistered", None, 0)
+
+
+async def test_a_token_registered_since_it_died_is_a_living_one(
+    ada: Client, bob: Client, provider: FakeProvider
+) -> None:
+    await device_of(bob)
+    died = timezone.now() - timedelta(days=1)
+    record = await answered(ada, provider, Result(Outcome.UNREGISTERED, unregistered_at=died))
+    assert (record.state, await devices()) == ("unregistered", 1)
+
+
+async def test_a_token_rotated_while_the_push_was_on_its_way_stays(
+    ada: Client, bob: Client, provider: FakeProvider
+) -> None:
+    await device_of(bob)
+
+    def rotate(_: Push) -> Result:
+        Device.objects.update(token="the new one")
+        return Result(Outcome.UNREGISTERED)
+
+    provider.answer = rotate
+    await notify_of(await say(ada, await group(ada, "bob")))
+    assert await devices() == 1
+
+
+# --- workers and stores that die -------------------------------------------------------------------------------------
+async def test_what_a_worker_had_when_it_died_is_pushed_by_another(
+    ada: Client, bob: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await device_of(bob)
+
+    def die(_: Push) -> Result:
+        raise SystemExit
+
+    provider.answer = die
+    with pytest.raises(SystemExit):
+        await notify_of(await say(ada, await group(ada, "bob")))
+    (record,) = await records()
+    assert record.state == "sending"
+
+    provider.answer = lambda _: Result(Outcome.ACCEPTED)
+    await sync_to_async(tasks.send_due)()
+    assert len(provider.sent) == 1
+    await make_due()
+    await sync_to_async(tasks.send_due)()
+
+    (first, again) = (pushed for _, pushed in provider.sent)
+    assert (first.push_id, first.conversation_id) == (again.push_id, again.conversation_id)
+    assert [record.state for record in await records()] == ["sent"]
+
+
+async def test_a_task_that_the_broker_lost_is_queued_again(
+    ada: Client, bob: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await device_of(bob)
+    with monkeypatch.context() as broker:
+        broker.setattr(tasks.send_push, "delay", lambda push_id: None)
+        await notify_of(await say(ada, await group(ada, "bob")))
+    assert [record.state for record in await records()] == ["queued"]
+
+    await make_due()
+    await sync_to_async(tasks.send_due)()
+
+    assert [record.state for record in await records()] == ["sent"]
+
+
+async def test_a_push_waits_while_the_history_is_away(
+    ada: Client, bob: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await device_of(bob)
+
+    async def away(*_: Any) -> None:
+        raise Unavailable("away")
+
+    with monkeypatch.context() as history:
+        history.setattr(notify, "_message", away)
+        await notify_of(await say(ada, await group(ada, "bob")))
+    assert [(record.state, record.error) for record in await records()] == [("waiting", "away")]
+
+    await make_due()
+    await sync_to_async(tasks.send_due)()
+    assert [record.state for record in await records()] == ["sent"]
+
+
+async def test_the_broker_holds_so_many_and_the_ledger_the_rest(
+    ada: Client, bob: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "MAX_QUEUED", 3)
+    for number in range(5):
+        await device_of(bob, f"phone {number}")
+    queued: list[str] = []
+    monkeypatch.setattr(tasks.send_push, "delay", queued.append)
+
+    await notify_of(await say(ada, await group(ada, "bob")))
+    await sync_to_async(tasks.send_due)()
+    assert len(queued) == 3
+
+    await sync_to_async(tasks.send_push)(queued[0])
+    await sync_to_async(tasks.send_due)()
+    assert len(queued) == 4
+
+
+# --- the sweep -------------------------------------------------------------------------------------------------------
+async def sweep(after: timedelta) -> None:
+    await sync_to_async(notify.sweep)(timezone.now() + after)
+    await make_due()
+    await sync_to_async(tasks.send_due)()
+
+
+async def test_who_only_seemed_to_be_there_is_told_when_it_shows(
+    ada: Client, bob: Client, provider: FakeProvider
+) -> None:
+    device = await device_of(bob)
+    roster = node.current().registry.online
+    await roster.arrive("node.any.boot", [str(bob.person.id)])
+    message = await say(ada, await group(ada, "bob"))
+    await notify_of(message)
+    await sweep(timedelta(seconds=66))
+    assert provider.sent == []
+
+    await roster.depart("node.any.boot", [str(bob.person.id)])
+    await sweep(timedelta(seconds=1))
+    assert provider.sent == []
+    await sweep(timedelta(seconds=66))
+    await sweep(timedelta(seconds=66))
+
+    assert [(token, pushed.seq) for token, pushed in provider.sent] == [(device, message.seq)]
+
+
+async def test_nobody_is_told_of_what_happened_too_long_ago(ada: Client, bob: Client, provider: FakeProvider) -> None:
+    await device_of(bob)
+    await say(ada, await group(ada, "bob"))
+
+    await sweep(timedelta(hours=1, seconds=1))
+    assert provider.sent == []
+    await sweep(timedelta(seconds=66))
+    assert provider.sent == []  # nor looked at again
+
+
+async def test_an_earlier_mention_is_found_too(ada: Client, bob: Client, provider: FakeProvider) -> None:
+    await device_of(bob)
+    conversation_id = await group(ada, "bob")
+    await membership(bob, mentions_only=True)
+    await say(ada, conversation_id, "hello @bob")
+    await say(ada, conversation_id, "hello eve")
+
+    await sweep(timedelta(seconds=66))
+
+    assert [pushed.body for _, pushed in provider.sent] == ["Ada: hello @bob"]
+
+
+# --- the ledger ------------------------------------------------------------------------------------------------------
+async def test_the_ledger_forgets_after_a_week(ada: Client, bob: Client, provider: FakeProvider) -> None:
+    await device_of(bob)
+    await notify_of(await say(ada, await group(ada, "bob")))
+
+    now = timezone.now()
+    assert await sync_to_async(ledger.purge)(now + timedelta(days=6)) == 0
+    assert await sync_to_async(ledger.purge)(now + timedelta(days=7, seconds=1)) == 1
+
+
+async def test_what_is_said_is_nowhere_but_in_the_history(ada: Client, bob: Client, provider: FakeProvider) -> None:
+    await device_of(bob)
+    message = await say(ada, await group(ada, "bob"), "only for bob")
+    await notify_of(message)
+
+    (record,) = await records()
+    assert "only for bob" not in repr(vars(record))
+    assert "only for bob" not in repr(notify.news_of(message))

@@ -13,13 +13,14 @@ function connect({ random = 0.5, online = true, loggedIn = true } = {}) {
   const events = [];
   /** @type {import("../../static/chat/connection.js").State[]} */
   const states = [];
-  const given = { online, loggedIn };
+  const given = { online, loggedIn, used: false };
   const connection = new Connection({
     openSocket: () => (sockets.push(new FakeSocket()), /** @type {FakeSocket} */ (sockets.at(-1))),
     clock,
     random: () => random,
     isOnline: () => given.online,
     isLoggedIn: async () => given.loggedIn,
+    isUsed: () => given.used,
     onEvent: (event) => events.push(event),
     onState: (state) => states.push(state),
   });
@@ -48,6 +49,18 @@ test("it beats after a random part of the interval, then in every interval", asy
   socket().say({ type: "heartbeat.ack", server_time: "now" });
   await clock.pass(30_000);
   assert.equal(socket().sentOf("heartbeat").length, 2);
+});
+
+test("a heartbeat says whether somebody is using the client, and a return is told at once", async () => {
+  const { clock, socket, given, connection } = connect({ random: 0 });
+  socket().say(HELLO);
+  for (const used of [true, false]) {
+    given.used = used;
+    await clock.pass(30_000 * socket().sentOf("heartbeat").length);
+    socket().say({ type: "heartbeat.ack", server_time: "now" });
+  }
+  connection.used();
+  assert.deepEqual(socket().sentOf("heartbeat").map(({ active }) => active), [true, false, true]);
 });
 
 test("a heartbeat without an answer within 10 s ends the socket", async () => {

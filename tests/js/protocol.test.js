@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { afterClose, cleanContent, decode, encode } from "../../static/chat/protocol.js";
 
-const COMMANDS = ["message.send", "heartbeat", "sync", "presence.watch"];
+const COMMANDS = ["message.send", "heartbeat", "sync", "presence.watch", "report"];
 const FRAMES = new URL("../frames/", import.meta.url);
 const golden = readdirSync(FRAMES).map((name) => [name, readFileSync(new URL(name, FRAMES), "utf8")]);
 

@@ -37,6 +37,7 @@ function tab({ storage = inMemory(), random = () => 0.5, newSocket = () => new F
     random,
     isOnline: () => true,
     isLoggedIn: async () => true,
+    isUsed: () => true,
     onEvent: (event) => session.receive(event),
     onState: (state) => session.stateChanged(state),
   });
@@ -210,6 +211,53 @@ test("a conversation that is no longer one's own is let go", async () => {
   const { ref } = socket().sentOf("sync")[0];
   socket().say({ type: "synced", ref, conversations: [{ conversation_id: "c1", error: "not_a_member" }] });
   assert.ok(calls.includes("gone c1"));
+});
+
+test("repaired gaps and own messages that went missing are reported, together and not too often", async () => {
+  const { session, connection, sockets, socket, outbox, clock } = tab();
+  session.follow("c1", 1);
+  connection.start();
+  socket().say(HELLO);
+  answerSync(socket());
+  for (const seq of [2, 3]) {
+    await outbox.add("c1", `own ${seq}`);
+    void session.flush();
+    await settled();
+    const { client_msg_id } = socket().sentOf("message.send").at(-1);
+    socket().say({ type: "ack", client_msg_id, conversation_id: "c1", seq, sent_at: "2026-01-31T12:00:00.000Z" });
+    await settled();
+  }
+  socket().say({ type: "message.created", message: message(2) });
+  socket().say({ type: "message.created", message: message(5) });
+  await clock.pass(300);
+  answerSync(socket(), [message(3), message(4), message(5)]);
+  await clock.pass(14_699);
+  assert.deepEqual(socket().sentOf("report"), []);
+  await clock.pass(1);
+  assert.deepEqual(socket().sentOf("report"), [{ type: "report", gap_repairs: 1, lost: 2 }]);
+  socket().say({ type: "heartbeat.ack", server_time: "now" });
+  socket().say({ type: "message.created", message: message(6) });
+  await clock.pass(20_000);
+  assert.equal(sockets.length, 1);
+  assert.equal(socket().sentOf("report").length, 1);
+});
+
+test("what could not be reported is reported on the next socket", async () => {
+  const { session, connection, sockets, socket, clock } = tab();
+  session.follow("c1", 1);
+  connection.start();
+  socket().say(HELLO);
+  answerSync(socket());
+  socket().say({ type: "message.created", message: message(3) });
+  await clock.pass(300);
+  answerSync(socket(), [message(2), message(3)]);
+  socket().end(1006);
+  await clock.pass(1_000);
+  assert.equal(sockets.length, 2);
+  socket().say(HELLO);
+  answerSync(socket());
+  await clock.pass(15_000);
+  assert.deepEqual(socket().sentOf("report"), [{ type: "report", gap_repairs: 1, lost: 0 }]);
 });
 
 /** A server with one conversation on an unreliable network: it loses frames and sockets, never what it has acked. */

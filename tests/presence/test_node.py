@@ -146,6 +146,17 @@ async def test_when_the_subscription_is_cut_the_node_resyncs(nodes: tuple[Node, 
     await eventually(lambda: nodes[1].exchange.hears_itself)
 
 
+async def test_when_redis_goes_back_by_less_than_a_lease_nobody_stays_forgotten(
+    nodes: tuple[Node, Node], store: redis.Redis
+) -> None:
+    there = await connect(nodes[1])
+    store.delete(f"online:{user_of(there)}")  # who arrived after the last renewal of the lease
+    store.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+
+    await eventually(lambda: store.exists(f"online:{user_of(there)}"))
+    await eventually(lambda: there.frames.count(RESYNC_FRAME) >= 2)  # for what was cut, and for who was forgotten
+
+
 async def test_a_frame_lost_on_the_bus_shows_and_the_sockets_resync(nodes: tuple[Node, Node]) -> None:
     there = await connect(nodes[1])
     nodes[0].exchange._counters.next(nodes[1].channel)  # counted as sent, and never sent

@@ -4,7 +4,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from asgiref.sync import sync_to_async
+from django.contrib.sessions.models import Session
+from django.test import AsyncClient
+from django.utils import timezone
 
+from apps.accounts import services as accounts
 from apps.push import services
 from apps.push.models import Device
 from tests.embedded import Client
@@ -83,6 +88,8 @@ async def test_nobody_removes_the_device_of_another(ada: Client, bob: Client) ->
         ({"token": ""}, "/token"),
         ({"token": "x" * 4_097}, "/token"),
         ({"token": "a\0b"}, "/token"),
+        ({"token": "a\x1bb"}, "/token"),
+        ({"token": "a\x85b"}, "/token"),
         ({"token": 5}, "/token"),
         ({"name": "x" * 65}, "/name"),
     ],
@@ -99,3 +106,40 @@ async def test_a_removal_has_to_name_a_device(ada: Client) -> None:
         assert refused.status_code == 400
         assert refused.json()["errors"][0]["pointer"] == "/token"
     assert (await ada.delete("users/me/devices?tokens=x")).json()["errors"][0]["pointer"] == "/tokens"
+
+
+# --- the end of a session --------------------------------------------------------------------------------------------
+async def test_logging_out_forgets_the_device_of_that_session_alone(ada: Client) -> None:
+    other = Client(ada.user, await sync_to_async(accounts.issue_token)(ada.user))
+    await ada.post("users/me/devices", PHONE)
+    await other.post("users/me/devices", PHONE | {"token": "another"})
+
+    await other.delete("auth/token")
+
+    assert await tokens(ada) == [PHONE["token"]]
+
+
+async def test_a_browser_that_logs_out_is_forgotten(ada: Client) -> None:
+    browser = AsyncClient()
+    await sync_to_async(browser.force_login)(ada.user)
+    made = await browser.post("/api/v1/users/me/devices", PHONE, content_type="application/json")
+    assert made.status_code == 201
+    assert await tokens(ada) == [PHONE["token"]]
+
+    await browser.post("/accounts/logout/")
+
+    assert await tokens(ada) == []
+
+
+async def test_a_session_that_has_ended_by_itself_leaves_no_device(ada: Client) -> None:
+    browser = AsyncClient()
+    await sync_to_async(browser.force_login)(ada.user)
+    await browser.post("/api/v1/users/me/devices", PHONE, content_type="application/json")
+    await ada.post("users/me/devices", PHONE | {"token": "another"})
+    await sync_to_async(services.remove_devices_of_ended_sessions)()
+    assert len(await tokens(ada)) == 2
+
+    await sync_to_async(Session.objects.update)(expire_date=timezone.now())
+    await sync_to_async(services.remove_devices_of_ended_sessions)()
+
+    assert await tokens(ada) == ["another"]

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 from asgiref.sync import sync_to_async
@@ -15,6 +16,10 @@ from apps.push.models import OutboxTask
 from apps.push.outbox import HandoverFailed
 
 pytestmark = pytest.mark.usefixtures("chat")
+
+
+class Numbered(msgspec.Struct):
+    seq: int
 
 
 @pytest.fixture
@@ -37,21 +42,21 @@ async def rows() -> list[OutboxTask]:
 
 
 async def test_the_broker_has_it_when_hand_over_returns(broker: redis.Redis) -> None:
-    await outbox.hand_over(NOTIFY_TASK, {"seq": 1})
+    await outbox.hand_over(NOTIFY_TASK, Numbered(1))
 
     assert broker.llen("push") == 1
     assert await rows() == []
 
 
 async def test_what_comes_while_a_publish_is_under_way_goes_in_one_task(broker: redis.Redis) -> None:
-    await asyncio.gather(*(outbox.hand_over(NOTIFY_TASK, {"seq": number}) for number in range(50)))
+    await asyncio.gather(*(outbox.hand_over(NOTIFY_TASK, Numbered(number)) for number in range(50)))
 
     assert 1 <= broker.llen("push") <= 5
 
 
 @pytest.mark.usefixtures("broker_away")
 async def test_while_the_broker_is_away_the_outbox_keeps_it() -> None:
-    await outbox.hand_over(NOTIFY_TASK, {"seq": 1})
+    await outbox.hand_over(NOTIFY_TASK, Numbered(1))
 
     assert [(row.task, row.notices) for row in await rows()] == [(NOTIFY_TASK, [{"seq": 1}])]
 
@@ -63,7 +68,7 @@ async def test_with_broker_and_database_away_nothing_is_promised(monkeypatch: py
 
     monkeypatch.setattr(OutboxTask.objects, "create", away)
     with pytest.raises(HandoverFailed):
-        await outbox.hand_over(NOTIFY_TASK, {"seq": 1})
+        await outbox.hand_over(NOTIFY_TASK, Numbered(1))
 
 
 async def test_the_outbox_is_emptied_in_order_once_the_broker_is_back(broker: redis.Redis) -> None:

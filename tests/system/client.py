@@ -103,7 +103,8 @@ class ChatClient:
         return self._synced and not any(view.outbox or view.held for view in self.views.values())
 
     async def catch_up(self) -> None:
-        await self._send({"type": "sync", "cursors": {name: view.cursor for name, view in self.views.items()}})
+        cursors = {name: view.cursor for name, view in self.views.items()}
+        await self._send({"type": "sync", "cursors": cursors, "ref": "sync"})
 
     # --- the connection ----------------------------------------------------------------------------------------------
     async def _stay_connected(self) -> None:
@@ -204,6 +205,9 @@ class ChatClient:
 
     async def _take_nack(self, frame: dict[str, Any]) -> None:
         self.refused.append(frame)
+        if frame.get("ref") == "sync":
+            wait_s = frame.get("retry_after_ms", 1_000) / 1_000
+            asyncio.get_running_loop().call_later(wait_s, lambda: self._spawn(self.catch_up()))
         for conversation, view in self.views.items():
             if view.outbox and view.outbox[0].client_msg_id == frame.get("client_msg_id"):
                 if frame["retry"]:
@@ -211,6 +215,7 @@ class ChatClient:
                     asyncio.get_running_loop().call_later(wait_s, self._spawn_flush, conversation)
                 else:
                     view.outbox.popleft()
+                    await self._flush(conversation)
 
     async def _take_synced(self, frame: dict[str, Any]) -> None:
         for entry in frame["conversations"]:

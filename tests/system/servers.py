@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 BASE_DIR = Path(__file__).resolve().parent.parent.parent
-READY_S = 30
+READY_S = 90  # on a busy machine; one that ends is noticed at once
 
 
 def free_port() -> int:
@@ -32,6 +32,7 @@ class Node:
         if server == "uvicorn":
             self._command = [sys.executable, "-m", "uvicorn", "chatproject.asgi:application", "--port", str(self.port)]
             self._command += ["--ws-max-size", "65536", "--ws-per-message-deflate", "false", "--log-level", "warning"]
+            self._command.append("--no-proxy-headers")
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -87,6 +88,7 @@ class Installation:
             "DATA": str(data),
             "SECRET_KEY": secrets.token_urlsafe(50),
             "CHAT_SENDS_PER_10S": "0",
+            "CHAT_CONNECTS_PER_10S": "0",
             **stores,
             **settings,
         }

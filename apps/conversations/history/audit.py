@@ -7,7 +7,7 @@ sender and client_msg_id, the store knows under which number that message_id cam
 keeps apart is the newest number.
 """
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from itertools import pairwise
@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 
 from apps.conversations.history.base import HistoryStore
-from apps.conversations.messages import Draft
+from apps.conversations.messages import Draft, Message
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -40,9 +40,13 @@ class Part(msgspec.Struct, frozen=True):
     heads: tuple[int, int] | None
 
 
-class AuditedStore(HistoryStore, Protocol):
+class Parts(Protocol):
+    """What the audit of one conversation reads."""
+
     @property
     def part_size(self) -> int: ...
+
+    async def latest(self, conversation_ids: Collection[UUID]) -> Mapping[UUID, Message]: ...
 
     async def part(self, conversation_id: UUID, number: int) -> Part:
         """Part 0 has the numbers 1 to `part_size`. Raises Unavailable."""
@@ -52,6 +56,8 @@ class AuditedStore(HistoryStore, Protocol):
         """Where the store's own advice says that the newest message is; 0 where it has none. Raises Unavailable."""
         ...
 
+
+class AuditedStore(HistoryStore, Parts, Protocol):
     def parts(self) -> AsyncIterator[tuple[UUID, int]]:
         """Each conversation and part that has anything, in no order. Raises Unavailable."""
         ...

@@ -48,6 +48,7 @@ REQUEST_TIMEOUT_S = 2.0  # less than the deadline: an answer that got lost is as
 MAX_GROUP = 32  # messages in one batch
 MAX_GROUP_CHARS = 64_000  # and of content; a single message may be longer
 MAX_HEADS = 50_000
+AUDIT_PAGE = 500
 MAX_AT_ONCE = 32  # statements under way for one call that asks about many partitions
 LARGEST_BUCKET = 2**31 - 1
 
@@ -79,19 +80,18 @@ _NEWEST_BUCKET = "SELECT bucket FROM {keyspace}.conversation_heads WHERE convers
 _SET_NEWEST_BUCKET = "INSERT INTO {keyspace}.conversation_heads (conversation_id, bucket) VALUES (?, ?)"
 
 # For the audit. A page of messages begins with the number that the one before ended with: two might have the same.
-_PAGE = 500
 _LAST_SEQ = f"SELECT last_seq FROM {{keyspace}}.message_log WHERE {_PARTITION} LIMIT 1"
 _FIRST_SEQS = (
     f"SELECT message_id, first_seq FROM {{keyspace}}.message_log"
-    f" WHERE {_PARTITION} AND lane = 1 AND seq = 0 AND message_id > ? LIMIT {_PAGE}"
+    f" WHERE {_PARTITION} AND lane = 1 AND seq = 0 AND message_id > ? LIMIT ?"
 )
 _ROWS = (
     f"SELECT seq, message_id, sender_id, client_msg_id, sent_at FROM {{keyspace}}.message_log"
-    f" WHERE {_PARTITION} AND lane = 0 AND seq >= ? ORDER BY lane DESC, seq ASC LIMIT {_PAGE}"
+    f" WHERE {_PARTITION} AND lane = 0 AND seq >= ? ORDER BY lane DESC, seq ASC LIMIT ?"
 )
 _PLACE = "token(conversation_id, bucket)"
 _PARTITIONS = (
-    f"SELECT DISTINCT conversation_id, bucket, {_PLACE} FROM {{keyspace}}.message_log WHERE {_PLACE} > ? LIMIT {_PAGE}"
+    f"SELECT DISTINCT conversation_id, bucket, {_PLACE} FROM {{keyspace}}.message_log WHERE {_PLACE} > ? LIMIT ?"
 )
 
 # What may be otherwise a moment later. Everything else is a mistake of ours, and is not hidden behind a retry.
@@ -398,7 +398,9 @@ class CassandraHistory:
     async def _first_seqs(self, conversation_id: UUID, bucket: int) -> dict[UUID, int]:
         found: dict[UUID, int] = {}
         last = UUID(int=0)
-        while rows := [row.as_tuple() for row in await self._ask(_FIRST_SEQS, conversation_id, bucket, last)]:
+        while rows := [
+            row.as_tuple() for row in await self._ask(_FIRST_SEQS, conversation_id, bucket, last, AUDIT_PAGE)
+        ]:
             found |= {UUID(message_id): first_seq for message_id, first_seq in rows}
             last = UUID(rows[-1][0])
         return found
@@ -408,7 +410,7 @@ class CassandraHistory:
         last, known = 0, -1
         while len(found) > known:
             known = len(found)
-            for row in await self._ask(_ROWS, conversation_id, bucket, last):
+            for row in await self._ask(_ROWS, conversation_id, bucket, last, AUDIT_PAGE):
                 last, message_id, sender_id, client_msg_id, sent_at = row.as_tuple()
                 found[last, message_id] = Row(last, UUID(message_id), UUID(sender_id), UUID(client_msg_id), sent_at)
         return list(found.values())
@@ -418,7 +420,7 @@ class CassandraHistory:
 
     async def parts(self) -> AsyncIterator[tuple[UUID, int]]:
         token = -(2**63)
-        while rows := [row.as_tuple() for row in await self._ask(_PARTITIONS, token)]:
+        while rows := [row.as_tuple() for row in await self._ask(_PARTITIONS, token, AUDIT_PAGE)]:
             for conversation_id, bucket, token in rows:  # noqa: B007 the last one is where to go on
                 yield UUID(conversation_id), bucket
 

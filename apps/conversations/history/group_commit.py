@@ -2,11 +2,13 @@
 Group commit: one append under way per conversation, and what is said meanwhile goes together in the next one.
 
 It lifts a busy conversation from one message per round trip to dozens, and keeps the order in which this process was
-asked.
+asked. When the store cannot keep up, it says so at once: first to those who read, then to those who write.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
 from itertools import groupby, islice
 from operator import attrgetter
 from typing import NamedTuple
@@ -16,7 +18,8 @@ import msgspec
 
 from apps import failpoints
 from apps.conversations.errors import Unavailable
-from apps.conversations.history.base import HistoryStore
+from apps.conversations.history.audit import AuditedStore, Part
+from apps.conversations.history.pressure import Pressure
 from apps.conversations.messages import Draft, Message
 from apps.presence import metrics
 
@@ -33,12 +36,12 @@ class _Request(NamedTuple):
 class History:
     """A store, as services use it."""
 
-    def __init__(self, store: HistoryStore) -> None:
+    def __init__(self, store: AuditedStore) -> None:
         self._store = store
         self._waiting: dict[UUID, deque[_Request]] = {}
         self._committers: set[asyncio.Task[None]] = set()
+        self._appends, self._reads = Pressure(), Pressure()
         self.start, self.ping = store.start, store.ping
-        self.before, self.after, self.latest = store.before, store.after, store.latest
 
     async def close(self) -> None:
         """What waits is still stored."""
@@ -51,6 +54,42 @@ class History:
 
         Raises MembersChanged: not stored. Raises Unavailable: unknown, and safe to repeat.
         """
+        async with _under(self._appends, "history"):
+            return await self._in_turn(draft, members_version)
+
+    async def before(self, conversation_id: UUID, seq: int | None, limit: int) -> list[Message]:
+        async with self._reading():
+            return await self._store.before(conversation_id, seq, limit)
+
+    async def after(self, conversation_id: UUID, seq: int, limit: int) -> list[Message]:
+        async with self._reading():
+            return await self._store.after(conversation_id, seq, limit)
+
+    async def latest(self, conversation_ids: Collection[UUID]) -> Mapping[UUID, Message]:
+        async with self._reading():
+            return await self._store.latest(conversation_ids)
+
+    @property
+    def part_size(self) -> int:
+        return self._store.part_size
+
+    async def part(self, conversation_id: UUID, number: int) -> Part:
+        async with self._reading():
+            return await self._store.part(conversation_id, number)
+
+    async def advised_part(self, conversation_id: UUID) -> int:
+        async with self._reading():
+            return await self._store.advised_part(conversation_id)
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[None]:
+        if self._appends.is_high(asyncio.get_running_loop().time()):
+            metrics.overflows.labels("reads").inc()
+            raise Unavailable("The history is busy with new messages; try again.", retry_after_ms=2_000)
+        async with _under(self._reads, "reads"):
+            yield
+
+    async def _in_turn(self, draft: Draft, members_version: int) -> Message:
         request = _Request(draft, members_version, asyncio.get_running_loop().create_future())
         waiting = self._waiting.get(draft.conversation_id)
         if waiting is None:
@@ -74,12 +113,12 @@ class History:
 
     async def _commit(self, group: list[_Request], members_version: int) -> None:
         # Two tries of the same message in one group are one message.
-        ids = [draft.message_id for draft, _, _ in group]
-        drafts: dict[UUID, Draft] = {}
-        for message_id, (draft, _, _) in zip(ids, group, strict=True):
-            first = drafts.setdefault(message_id, draft)
-            if first.after_seq is None:  # a retry says where to look for the try before
-                drafts[message_id] = msgspec.structs.replace(first, after_seq=draft.after_seq)
+        tries = [(draft.sender_id, draft.client_msg_id) for draft, _, _ in group]
+        drafts: dict[tuple[UUID, UUID], Draft] = {}
+        for which, (draft, _, _) in zip(tries, group, strict=True):
+            first = drafts.setdefault(which, draft)
+            if first.after_seq is None and draft.after_seq is not None:  # a retry says where to look for the one before
+                drafts[which] = msgspec.structs.replace(first, after_seq=draft.after_seq)
         try:
             failpoints.reached("storing")
             stored_now = await self._store.append(list(drafts.values()), members_version)
@@ -90,6 +129,25 @@ class History:
                     stored.set_exception(error)
             return
         messages = dict(zip(drafts, stored_now, strict=True))
-        for message_id, (_, _, stored) in zip(ids, group, strict=True):
+        for which, (_, _, stored) in zip(tries, group, strict=True):
             if not stored.done():
-                stored.set_result(messages[message_id])
+                stored.set_result(messages[which])
+
+
+@asynccontextmanager
+async def _under(pressure: Pressure, queue: str) -> AsyncIterator[None]:
+    """Let a request in, if the store can be expected to answer it in time. Raises Unavailable."""
+    clock = asyncio.get_running_loop().time
+    begun = clock()
+    if not pressure.lets_in(begun):
+        metrics.overflows.labels(queue).inc()
+        raise Unavailable("The history cannot keep up; try again.", retry_after_ms=1_000)
+    pressure.begin(begun)
+    answered = True
+    try:
+        yield
+    except (Unavailable, asyncio.CancelledError):
+        answered = False
+        raise
+    finally:
+        pressure.end(begun, clock(), answered=answered)

@@ -4,12 +4,22 @@ from datetime import datetime
 from uuid import UUID
 
 from django import template
+from django.conf import settings
 
+from apps.accounts.browsers import name_of_browser
 from apps.conversations.protocol import ConversationOut, MemberOut
+from apps.push import vapid, wishes
 
 register = template.Library()
 
 HUES = 12
+
+
+register.filter("browser_name", name_of_browser)
+register.simple_tag(vapid.public_key, name="vapid_key")
+register.simple_tag(wishes.wishes_of)
+register.simple_tag(lambda: settings.PUSH_CONTENT, name="content_allowed")
+register.simple_tag(lambda: sorted(wishes.time_zones()), name="time_zones")
 
 
 @register.filter

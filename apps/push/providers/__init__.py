@@ -6,10 +6,12 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from apps.push.providers.base import Provider
+from apps.push.providers.breaker import Guarded
 
 
 @cache
 def provider_for(platform: str) -> Provider:
     """Made when it is first asked for, so that no chat node loads one. Raises ImproperlyConfigured."""
     provider: Provider = import_string(settings.PUSH_PROVIDERS[platform])()
-    return provider
+    # On the web each device names its own push service: one of them that fails must not keep us from the others.
+    return provider if platform == "web" else Guarded(provider)

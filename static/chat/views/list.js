@@ -158,6 +158,7 @@ export class ConversationList {
       find(row, ".count", HTMLElement).textContent = unread > 99 ? "99+" : `${unread}`;
     }
     document.title = total > 0 ? `(${total}) ${this.title}` : this.title;
+    void (total > 0 ? navigator.setAppBadge?.(total) : navigator.clearAppBadge?.()); // the icon of an installed chat
     find(document, "[data-empty-list]", HTMLElement).hidden = this.list.children.length > 0;
     this.world.onChange();
   }

@@ -1,0 +1,94 @@
+"""
+Whether this node takes in one more connection: better a plain "later" at the door than everyone inside waiting.
+
+What it is about to be asked for is answered with 503 before the upgrade, or before Django sees the request.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from django.conf import settings
+
+from apps.accounts.address import address_of
+from apps.accounts.aio import per_loop
+from apps.conversations import throttle
+from apps.conversations.errors import RateLimited
+from apps.presence import metrics
+
+MAX_HANDSHAKES = 200  # under way at once: each of them asks the database who it is
+MAX_REQUESTS = 200  # the same for HTTP, where each has a thread
+MAX_LAG_S = 0.5
+LOOK_EVERY_S = 0.1
+
+
+class Refusal(NamedTuple):
+    status: int
+    close_code: int  # the same, for a server that can refuse only what it has accepted
+    reason: str
+    retry_after_s: int
+
+
+class Door:
+    def __init__(self) -> None:
+        self.sockets = 0
+        self.handshakes = 0
+        self.requests = 0
+        self.lag_s = 0.0
+
+    def refusal(self, *, draining: bool) -> Refusal | None:
+        """Why one more WebSocket cannot come in just now, if so."""
+        reasons = {
+            "draining": draining,
+            "full": self.sockets >= settings.CHAT_SOCKETS_PER_NODE,
+            "handshakes": self.handshakes >= MAX_HANDSHAKES,
+            "lag": self.lag_s > MAX_LAG_S,
+        }
+        reason = next((reason for reason, holds in reasons.items() if holds), None)
+        if reason is None:
+            return None
+        return Refusal(503, 1012 if reason == "draining" else 1013, reason, random.randint(2, 6))
+
+    @contextmanager
+    def handshake(self) -> Iterator[None]:
+        self.handshakes += 1
+        try:
+            yield
+        finally:
+            self.handshakes -= 1
+
+    @contextmanager
+    def request(self) -> Iterator[bool]:
+        """Whether one more HTTP request may be worked on; while it is, it counts."""
+        may_enter = self.requests < MAX_REQUESTS
+        self.requests += may_enter
+        try:
+            yield may_enter
+        finally:
+            self.requests -= may_enter
+
+    async def measure_lag(self) -> None:
+        """How late the event loop gets to what is due: a second of it is a second that everyone here waits."""
+        while True:
+            due = time.monotonic() + LOOK_EVERY_S
+            await asyncio.sleep(LOOK_EVERY_S)
+            # Falls by half in about a third of a second.
+            self.lag_s = max(time.monotonic() - due, self.lag_s * 0.8)
+            metrics.loop_lag.set(self.lag_s)
+
+
+door = per_loop(Door)
+
+
+async def refusal(scope: Mapping[str, Any], *, draining: bool) -> Refusal | None:
+    """Why this handshake is not to go on, if so."""
+    if (at_the_door := door().refusal(draining=draining)) is not None:
+        return at_the_door
+    try:
+        await throttle.take(throttle.connects(), address_of(scope, settings.TRUSTED_PROXIES))
+    except RateLimited as error:
+        return Refusal(429, 4429, "address", -(-(error.retry_after_ms or 0) // 1000))
+    return None

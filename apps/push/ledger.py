@@ -1,0 +1,234 @@
+"""
+What becomes of each push, written down at each step, and taken up again where a step was not finished.
+
+A push is planned (or joins one that waits for the same device and conversation), handed to the broker when it is due,
+claimed by one worker, and settled by what the provider answered. A row that was handed over or claimed and not settled
+in time is due again: whoever had it is gone. So a push may go out twice, and never not at all.
+"""
+
+import random
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import F, Max, QuerySet
+
+from apps.push import metrics, policy
+from apps.push.models import Device, PushRecord
+from apps.push.policy import News
+from apps.push.providers.base import Outcome, Result
+
+Kind, State = PushRecord.Kind, PushRecord.State
+
+KEPT = timedelta(days=7)
+MAX_QUEUED = 5_000  # tasks with the broker; what is due besides them waits here
+TAKEN_FOR_LOST = timedelta(minutes=5)  # a task that no worker has begun
+CLAIM = timedelta(minutes=1)  # longer than any provider takes
+PURGED_AT_ONCE = 5_000
+
+
+# --- planning --------------------------------------------------------------------------------------------------------
+def plan(news: News, device_ids: Collection[UUID], now: datetime) -> None:
+    """Have these devices told of a message, but for those that were, or will be, told of it or a newer one."""
+    with transaction.atomic():
+        # Locked, so that one after the other plans for a device.
+        devices = list(Device.objects.select_for_update().filter(id__in=device_ids).order_by("id"))
+        told = PushRecord.objects.filter(
+            device__in=devices, conversation_id=news.conversation_id, kind=Kind.MESSAGE
+        ).exclude(state=State.WITHDRAWN)
+        covered = set(told.filter(seq__gte=news.seq).values_list("device_id", flat=True))
+        left = [device for device in devices if device.id not in covered]
+        joined = _join(told.filter(device__in=left), news, now)
+        tried = dict(
+            told.filter(device__in=left, tried_at__gt=now - policy.BURST)
+            .values_list("device_id")
+            .annotate(Max("tried_at"))
+        )
+        PushRecord.objects.bulk_create(
+            _record(news, device, policy.due_after_burst(tried.get(device.id), now), now)
+            for device in left
+            if device.id not in joined
+        )
+        _withdraw(
+            PushRecord.objects.filter(device__in=left, kind=Kind.CLEAR, conversation_id=news.conversation_id), now
+        )
+
+
+def _join(told: QuerySet[PushRecord], news: News, now: datetime) -> set[UUID]:
+    joined = set()
+    for record in told.filter(state__in=PushRecord.JOINABLE):
+        still_waits = PushRecord.objects.filter(id=record.id, state__in=PushRecord.JOINABLE)
+        if still_waits.update(
+            seq=news.seq,
+            count=F("count") + 1,
+            client_msg_id=news.client_msg_id,
+            expires_at=now + policy.LIFETIME,
+        ):
+            joined.add(record.device_id)
+    return joined
+
+
+def _record(news: News, device: Device, due_at: datetime, now: datetime) -> PushRecord:
+    return PushRecord(
+        kind=Kind.MESSAGE,
+        user_id=device.user_id,
+        device=device,
+        platform=device.platform,
+        conversation_id=news.conversation_id,
+        first_seq=news.seq,
+        seq=news.seq,
+        client_msg_id=news.client_msg_id,
+        created_at=now,
+        due_at=due_at,
+        expires_at=now + policy.LIFETIME,
+    )
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+def to_clear(user_id: UUID, conversation_id: UUID, seq: int) -> QuerySet[PushRecord]:
+    """What tells this user of messages up to `seq`, and should not any more once they are read."""
+    return PushRecord.objects.filter(
+        user_id=user_id,
+        conversation_id=conversation_id,
+        kind=Kind.MESSAGE,
+        cleared_at__isnull=True,
+        seq__lte=seq,
+        state__in=[*PushRecord.OPEN, State.SENT],
+    )
+
+
+def plan_clear(user_id: UUID, conversation_id: UUID, seq: int, now: datetime) -> None:
+    """This user has read up to `seq`: withdraw what has not gone out, and have taken away what may have."""
+    records = list(to_clear(user_id, conversation_id, seq))
+    if not records:
+        return
+    ids = [record.id for record in records]
+    may_show = {record.device_id for record in records if record.attempts or record.state not in PushRecord.JOINABLE}
+    with transaction.atomic():
+        _withdraw(PushRecord.objects.filter(id__in=ids), now)
+        PushRecord.objects.filter(id__in=ids).update(cleared_at=now)
+        devices = Device.objects.filter(id__in=may_show)
+        PushRecord.objects.bulk_create(_clear(device, conversation_id, seq, now) for device in devices)
+
+
+def _clear(device: Device, conversation_id: UUID, seq: int, now: datetime) -> PushRecord:
+    return PushRecord(
+        kind=Kind.CLEAR,
+        user_id=device.user_id,
+        device=device,
+        platform=device.platform,
+        conversation_id=conversation_id,
+        first_seq=seq,
+        seq=seq,
+        count=0,
+        created_at=now,
+        due_at=now,
+        expires_at=now + policy.LIFETIME,
+    )
+
+
+def _withdraw(records: QuerySet[PushRecord], now: datetime) -> None:
+    records.filter(state__in=PushRecord.JOINABLE).update(state=State.WITHDRAWN, done_at=now)
+
+
+# --- the queue -------------------------------------------------------------------------------------------------------
+def take_due(limit: int, now: datetime) -> list[UUID]:
+    """Of what is to be tried now, as much as the broker should hold; taken by this caller alone."""
+    _bury_expired(now)
+    queued = PushRecord.objects.filter(state=State.QUEUED, due_at__gt=now)[:MAX_QUEUED].count()
+    room = min(limit, MAX_QUEUED - queued)
+    if room <= 0:
+        return []
+    with transaction.atomic():
+        due = PushRecord.objects.select_for_update(skip_locked=True).filter(state__in=PushRecord.OPEN, due_at__lte=now)
+        ids = list(due.order_by("due_at").values_list("id", flat=True)[:room])
+        PushRecord.objects.filter(id__in=ids).update(state=State.QUEUED, due_at=now + TAKEN_FOR_LOST)
+    return ids
+
+
+def claim(push_id: UUID, now: datetime) -> PushRecord | None:
+    """The push, for this worker alone to send; None when another has it, or it is settled."""
+    queued = PushRecord.objects.filter(id=push_id, state=State.QUEUED)
+    if not queued.update(state=State.SENDING, tried_at=now, due_at=now + CLAIM, attempts=F("attempts") + 1):
+        return None
+    return PushRecord.objects.select_related("device", "user").get(id=push_id)
+
+
+def release(record: PushRecord, due_at: datetime, error: str) -> None:
+    """It could not be tried now."""
+    _settle(record, state=State.WAITING, due_at=due_at, error=error)
+
+
+def withdraw(record: PushRecord, reason: str, now: datetime) -> None:
+    _settle(record, state=State.WITHDRAWN, error=reason, done_at=now)
+
+
+def settle(record: PushRecord, provider: str, result: Result, now: datetime) -> None:
+    """Write down what the provider answered, and what follows from it for the push and the device's token."""
+    answer = {"provider": provider, "provider_id": result.provider_id[:200], "error": result.error[:200]}
+    metrics.answers.labels(provider, result.outcome).inc()
+    match result.outcome:
+        case Outcome.ACCEPTED:
+            _settle(record, state=State.SENT, done_at=now, **answer)
+        case Outcome.UNREGISTERED:
+            _forget_device(record, result)
+            _settle(record, state=State.UNREGISTERED, done_at=now, **answer)
+        case Outcome.REJECTED:
+            _settle(record, state=State.DEAD, done_at=now, **answer)
+        case Outcome.RETRY:
+            # Jitter is no secret.
+            due_at = policy.due_after_failure(record.attempts, result.retry_after, random.random(), now)
+            _settle(record, state=State.WAITING, due_at=due_at, **answer)
+        case Outcome.MISCONFIGURED:
+            _settle(record, state=State.WAITING, due_at=now + policy.MISCONFIGURED_PAUSE, **answer)
+
+
+def _settle(record: PushRecord, **changes: object) -> None:
+    # Only of the attempt that this worker has made: should it have been taken for lost, another one tells.
+    mine = PushRecord.objects.filter(id=record.id, state=State.SENDING, attempts=record.attempts)
+    mine.update(**changes)
+
+
+def _forget_device(record: PushRecord, result: Result) -> None:
+    """Unless it was registered again since: with another token, or with the same one after the provider saw it die."""
+    if record.device is None:
+        return
+    same = Device.objects.filter(id=record.device.id, token=record.device.token)
+    if result.unregistered_at is not None:
+        same = same.filter(registered_at__lte=result.unregistered_at)
+    same.delete()
+
+
+def _bury_expired(now: datetime) -> None:
+    expired = PushRecord.objects.filter(state__in=PushRecord.OPEN, due_at__lte=now, expires_at__lte=now)
+    dead = expired.update(state=State.DEAD, done_at=now)
+    if dead:
+        metrics.expired.inc(dead)
+
+
+def counts() -> tuple[int, int]:
+    """Pushes that have not come to their end, and dead letters."""
+    of_state = PushRecord.objects.filter
+    return of_state(state__in=PushRecord.OPEN).count(), of_state(state=State.DEAD).count()
+
+
+# --- operators -------------------------------------------------------------------------------------------------------
+def replay(dead: QuerySet[PushRecord], now: datetime) -> int:
+    """Try these dead letters again, for another hour; returns how many."""
+    again = dead.filter(state=State.DEAD, device__isnull=False)
+    return again.update(
+        state=State.WAITING, due_at=now, expires_at=now + policy.LIFETIME, done_at=None, attempts=0, error=""
+    )
+
+
+def purge(now: datetime) -> int:
+    """Forget what is older than 7 days; returns how many rows."""
+    gone = 0
+    while ids := list(_old(now).values_list("id", flat=True)[:PURGED_AT_ONCE]):
+        gone += PushRecord.objects.filter(id__in=ids).delete()[0]
+    return gone
+
+
+def _old(now: datetime) -> QuerySet[PushRecord]:
+    return PushRecord.objects.filter(created_at__lt=now - KEPT)

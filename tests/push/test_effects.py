@@ -1,0 +1,195 @@
+"""What each answer of FCM and APNs does to the push, the device and whoever is on call: from socket to ledger."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from django.utils import timezone
+from prometheus_client import REGISTRY
+from pytest_django import Settings
+
+from apps.accounts.models import User
+from apps.push import ledger, policy, sending
+from apps.push import services as push
+from apps.push.models import Device, PushRecord
+from apps.push.policy import News
+from apps.push.providers import provider_for
+from apps.push.providers.base import Provider, Result
+from apps.push.providers.breaker import LONGEST_PAUSE_S, Guarded
+from apps.push.providers.fcm import Fcm
+from tests.push.pushes import CONVERSATION, a_push
+from tests.push_servers import apns, fcm
+from tests.push_servers.apns import ApnsServer
+from tests.push_servers.fcm import FcmServer
+
+pytestmark = pytest.mark.django_db
+
+TOKEN = "ab" * 32
+State = PushRecord.State
+Server = FcmServer | ApnsServer
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, tmp_path: Path, settings: Settings) -> Iterator[Server]:
+    """The one that the test's `platform` names, and all devices are pushed to through it."""
+    kind: type[Server] = ApnsServer if request.getfixturevalue("platform") == "apns" else FcmServer
+    with ExitStack() as stack:
+        serving = stack.enter_context(kind(tmp_path))
+        for name, value in serving.settings.items():
+            setattr(settings, name, int(value) if name == "APNS_PORT" else value)
+        settings.PUSH_PROVIDERS = {"apns": "apps.push.providers.apns.Apns", "fcm": "apps.push.providers.fcm.Fcm"}
+        provider_for.cache_clear()
+        stack.callback(provider_for.cache_clear)
+        yield serving
+
+
+@pytest.fixture
+def ada() -> User:
+    return User.objects.create_user("ada")
+
+
+def claimed(user: User, platform: str, now: datetime) -> PushRecord:
+    """A push for a new device of this user, as the worker has it when it calls the provider."""
+    device = push.register_device(user, push.NewDevice(platform, TOKEN))
+    ledger.plan(News(CONVERSATION, 7, uuid4(), uuid4()), [device.id], now)
+    (push_id,) = ledger.take_due(1, now)
+    record = ledger.claim(push_id, now)
+    assert record is not None
+    return record
+
+
+def sent(record: PushRecord) -> PushRecord:
+    sending.send(record, a_push())
+    record.refresh_from_db()
+    return record
+
+
+def is_misconfigured(platform: str) -> float | None:
+    return REGISTRY.get_sample_value("chat_push_misconfigured", {"provider": platform})
+
+
+LATER_MS = 4_000_000_000_000  # in the year 2096: after every registration
+
+EFFECTS = [
+    ("fcm", fcm.Answer(), State.SENT, True, 0),
+    ("fcm", fcm.error("UNREGISTERED"), State.UNREGISTERED, False, 0),
+    ("fcm", fcm.error("INVALID_ARGUMENT"), State.DEAD, True, 0),
+    ("fcm", fcm.error("SENDER_ID_MISMATCH"), State.DEAD, True, 0),
+    ("fcm", fcm.error("QUOTA_EXCEEDED"), State.WAITING, True, 60),
+    ("fcm", fcm.error("UNAVAILABLE", Retry_After="100"), State.WAITING, True, 100),
+    ("fcm", fcm.error("INTERNAL"), State.WAITING, True, 1),
+    ("fcm", fcm.Answer(cut=True), State.WAITING, True, 1),
+    ("fcm", fcm.google_error(403, "PERMISSION_DENIED", "no", []), State.WAITING, True, 60),
+    ("apns", apns.Answer(), State.SENT, True, 0),
+    ("apns", apns.Answer("Unregistered", timestamp_ms=LATER_MS), State.UNREGISTERED, False, 0),
+    ("apns", apns.Answer("ExpiredToken", timestamp_ms=LATER_MS), State.UNREGISTERED, False, 0),
+    ("apns", apns.Answer("Unregistered", timestamp_ms=1_000), State.UNREGISTERED, True, 0),  # registered again since
+    ("apns", apns.Answer("BadDeviceToken"), State.DEAD, True, 0),
+    ("apns", apns.Answer("DeviceTokenNotForTopic"), State.DEAD, True, 0),
+    ("apns", apns.Answer("TooManyRequests", headers={"retry-after": "100"}), State.WAITING, True, 100),
+    ("apns", apns.Answer("ServiceUnavailable"), State.WAITING, True, 1),
+    ("apns", apns.Answer(reset=True), State.WAITING, True, 1),
+    ("apns", apns.Answer("InvalidProviderToken"), State.WAITING, True, 60),
+    ("apns", apns.Answer("TopicDisallowed"), State.WAITING, True, 60),
+]
+
+
+@pytest.mark.parametrize(("platform", "answer", "state", "is_kept", "pause_s"), EFFECTS)
+def test_each_answer_has_its_effect(
+    server: Any, ada: User, platform: str, answer: Any, state: str, is_kept: bool, pause_s: int
+) -> None:
+    server.answers = [answer]
+    started = timezone.now()
+    record = sent(claimed(ada, platform, started))
+    assert record.state == state
+    assert Device.objects.filter(token=TOKEN).exists() == is_kept
+    assert (record.provider, record.attempts) == (platform, 1)
+    assert (record.provider_id != "") == (state == State.SENT)
+    assert (record.error != "") == (state != State.SENT)
+    if state == State.WAITING:
+        assert record.due_at >= started + timedelta(seconds=pause_s)
+    if pause_s == 60 and "429" not in record.error:
+        assert is_misconfigured(platform) == 1
+        assert sent(claimed_again(record)).state == State.SENT
+        assert is_misconfigured(platform) == 0
+
+
+def claimed_again(record: PushRecord) -> PushRecord:
+    PushRecord.objects.filter(id=record.id).update(due_at=timezone.now())
+    ledger.take_due(1, timezone.now())
+    again = ledger.claim(record.id, timezone.now())
+    assert again is not None
+    return again
+
+
+@pytest.mark.parametrize(
+    ("platform", "answer"),
+    [("fcm", fcm.error("UNREGISTERED")), ("apns", apns.Answer("Unregistered", timestamp_ms=LATER_MS))],
+)
+def test_a_token_that_was_replaced_while_its_push_was_under_way_is_not_the_one_that_died(
+    server: Any, ada: User, platform: str, answer: Any
+) -> None:
+    server.answers = [answer]
+    record = claimed(ada, platform, timezone.now())
+    Device.objects.filter(token=TOKEN).update(token="cd" * 32)
+    assert sent(record).state == State.UNREGISTERED
+    assert Device.objects.filter(token="cd" * 32).exists()
+
+
+# --- away for ten minutes --------------------------------------------------------------------------------------------
+class Counted:
+    """How often the provider itself was called."""
+
+    def __init__(self, provider: Provider) -> None:
+        self.name = provider.name
+        self.calls = 0
+        self._provider = provider
+
+    def send(self, token: str, push: Any) -> Result:
+        self.calls += 1
+        return self._provider.send(token, push)
+
+
+def work_off(now: datetime) -> None:
+    """What the workers do of what is due."""
+    for push_id in ledger.take_due(1_000, now):
+        record = ledger.claim(push_id, now)
+        assert record is not None
+        sending.send(record, a_push())
+
+
+def plan_pushes(user: User, number: int, now: datetime) -> None:
+    for index in range(number):
+        device = Device.objects.create(user=user, platform="fcm", token=f"phone {index}")
+        ledger.plan(News(UUID(int=index), 1, uuid4(), uuid4()), [device.id], now)
+
+
+@pytest.mark.parametrize("platform", ["fcm"])
+def test_a_provider_that_is_away_for_ten_minutes_is_left_alone_and_then_gets_everything(
+    server: FcmServer, ada: User, platform: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = start = timezone.now()
+    counted = Counted(Fcm())
+    guarded = Guarded(counted, lambda: timezone.now().timestamp())
+    monkeypatch.setattr(sending, "provider_for", lambda platform: guarded)
+    monkeypatch.setattr(timezone, "now", lambda: now)
+    plan_pushes(ada, 40, start)
+
+    server.away()
+    while now < start + timedelta(minutes=10):
+        work_off(now)
+        now += timedelta(seconds=5)
+    assert counted.calls < 40, "40 pushes, each tried again and again, would have been hundreds"
+    assert PushRecord.objects.filter(state=State.WAITING).count() == 40
+
+    server.listen()
+    back = now
+    while PushRecord.objects.exclude(state=State.SENT).exists():
+        assert now < back + policy.LONGEST_PAUSE + timedelta(seconds=LONGEST_PAUSE_S + 10)
+        work_off(now)
+        now += timedelta(seconds=5)
+    assert sorted(server.wait(1).token for _ in range(40)) == sorted(f"phone {index}" for index in range(40))
