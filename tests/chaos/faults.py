@@ -23,6 +23,7 @@ FAILPOINTS = [
     "handed-over",
     "acking",
 ]
+PUSH_FAILPOINTS = ["pushing", "pushed", "push-settled"]  # in the workers
 SQLITE_ONLY = {"committing"}
 RESTART = 1012
 
@@ -216,13 +217,18 @@ async def rabbitmq_away(scene: Scene) -> None:
     await _away(scene, "BROKER_URL")
 
 
-@row("broker", "a worker is killed")
-async def worker_killed(scene: Scene) -> None:
+@row("workers", "a worker dies between two steps of a push")
+async def worker_dies(scene: Scene) -> None:
     worker = scene.random.choice(scene.world.workers)
+    place = scene.random.choice(PUSH_FAILPOINTS)
     await asyncio.to_thread(worker.kill)
-    scene.note("a worker is killed")
+    await asyncio.to_thread(worker.start, place)
+    try:
+        await eventually(lambda: worker.process is not None and worker.process.poll() is not None, 60)
+    except AssertionError:
+        raise Failed(f"no worker came to {place}") from None
+    scene.note(f"a worker died at {place}")
     await scene.goes_on()
-    await scene.hold(1, 10)
 
 
 async def _away(scene: Scene, name: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.faults import FAILPOINTS
+from tests.chaos.faults import FAILPOINTS, PUSH_FAILPOINTS
 
 ROOT = Path(__file__).parent.parent.parent
 REACH = "from apps import failpoints\nfor _ in range(3):\n    failpoints.reached('stored')\n    print('on')\n"
@@ -28,4 +28,4 @@ def test_a_process_dies_when_it_reaches_what_is_named(failpoint: str, code: int,
 
 def test_the_suite_knows_every_failpoint() -> None:
     code = "".join(file.read_text() for file in (ROOT / "apps").rglob("*.py"))
-    assert sorted(re.findall(r'failpoints\.reached\("([a-z-]+)"\)', code)) == sorted(FAILPOINTS)
+    assert sorted(re.findall(r'failpoints\.reached\("([a-z-]+)"\)', code)) == sorted(FAILPOINTS + PUSH_FAILPOINTS)

@@ -61,10 +61,11 @@ class Worker:
             self._command += ["--beat", "--schedule", str(log_dir / "beat")]
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, failpoint: str = "") -> None:
+        environment = self._environment | {"CHAT_FAILPOINT": failpoint}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command, cwd=BASE_DIR, env=self._environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                self._command, cwd=BASE_DIR, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
 
     def kill(self) -> None:
