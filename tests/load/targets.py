@@ -7,7 +7,6 @@ which of its processes are of which kind, so that their CPU can be told apart.
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -52,13 +51,13 @@ class Target(ABC):
     warm_up_s = 5.0
 
     def __init__(self) -> None:
-        self.data = Path()
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
         self.port = 0
         self.nodes = 1
 
     def start(self, nodes: int) -> None:
         """Raises CannotStart."""
-        self.data = Path(tempfile.mkdtemp(prefix=f"chat-load-{self.name}-"))
+        self._directory = tempfile.TemporaryDirectory(prefix=f"chat-load-{self.name}-", ignore_cleanup_errors=True)
         self.port, self.nodes = free_ports(1)[0], nodes
         try:
             with on_core(SERVER_CORE):
@@ -68,8 +67,18 @@ class Target(ABC):
             raise
 
     def stop(self) -> None:
-        self.end()
-        shutil.rmtree(self.data, ignore_errors=True)
+        """Does nothing unless it was started: what is deleted is the directory that `start` made, and no other."""
+        if self._directory is not None:
+            self.end()
+            self._directory.cleanup()
+            self._directory = None
+
+    @property
+    def data(self) -> Path:
+        """Raises LookupError unless it was started."""
+        if self._directory is None:
+            raise LookupError(f"{self.name} has no directory before it is started")
+        return Path(self._directory.name)
 
     @abstractmethod
     def run(self) -> None: ...

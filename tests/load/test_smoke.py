@@ -7,9 +7,10 @@ import pytest
 
 from tests.load.bench import Plan, measure
 from tests.load.pace import next_rate
+from tests.load.peers import Channels, Ejabberd
 from tests.load.report import Result, new_report, spread, table
 from tests.load.tally import Tally, percentile
-from tests.load.targets import BASE_DIR, Chat
+from tests.load.targets import BASE_DIR, Chat, Target
 from tests.load.websocket import cut, frame
 from tests.load.workloads import SMALL
 
@@ -29,6 +30,19 @@ def test_it_measures_the_server_and_its_histories_hold(tmp_path: Path) -> None:
     assert history["calls/s"] > 0
     assert history["REST calls/s"] > 0
     assert "| deliveries/s |" in table(report)
+
+
+# --- the directory ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("target", [Chat("embedded"), Chat("full"), Channels(), Ejabberd()], ids=lambda each: each.name)
+def test_a_target_that_never_started_deletes_nothing(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kept").touch()
+    monkeypatch.chdir(tmp_path)
+    target.stop()
+    assert (tmp_path / "kept").exists()
+    with pytest.raises(LookupError):
+        _ = target.data
 
 
 # --- the search ------------------------------------------------------------------------------------------------------
