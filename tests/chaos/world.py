@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -62,17 +62,24 @@ class Worker:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, failpoint: str = "") -> None:
+        self.kill()
         environment = self._environment | {"CHAT_FAILPOINT": failpoint}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command, cwd=BASE_DIR, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                self._command,
+                cwd=BASE_DIR,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
 
     def kill(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            beat = psutil.Process(self.process.pid).children(recursive=True)  # a process of its own, which would stay
-            for process in (*beat, self.process):
-                process.kill()
+        """With its beat, which a killed worker would leave behind."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
 
