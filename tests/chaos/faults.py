@@ -48,7 +48,7 @@ async def _dies_at(scene: Scene, node: Node, places: list[str]) -> None:
         await scene.move(6)
         process = node.process
         try:
-            await eventually(lambda process=process: process.poll() is not None, 20)
+            await eventually(lambda process=process: process.poll() is not None, 60)
         except AssertionError:
             raise Failed(f"{node.name} never came to {place}") from None
         scene.world.is_down(node)

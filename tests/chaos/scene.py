@@ -27,8 +27,9 @@ logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of each request
 
 GROUP = 10
 NOWHERE = (CAST - 3, CAST - 1)  # each the other one of a direct conversation whose first is here
-PACE_S = 0.8  # between two messages of one person, on average
-RECOVERY_S = 90
+PACE_S = 1.0  # between two messages of one person, on average
+RECOVERY_S = 120
+PATIENCE = 10  # messages that do not go out; then one waits before saying more
 PUSHES_S = 90
 
 
@@ -189,8 +190,9 @@ class Scene:
         async def one(person: Person) -> None:
             number = 0
             while True:
-                person.say(self.random.choice(list(person.views)), f"{person.name} says {number}")
-                number += 1
+                if len(person.waiting) < PATIENCE:
+                    person.say(self.random.choice(list(person.views)), f"{person.name} says {number}")
+                    number += 1
                 await asyncio.sleep(self.random.uniform(0, 2 * PACE_S))
 
         async with asyncio.TaskGroup() as group:

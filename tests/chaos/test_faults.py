@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.system,
     pytest.mark.services,
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(300),
 ]
 
 SEED = os.environ.get("SEED") or secrets.token_hex(4)
