@@ -8,6 +8,8 @@ from django.conf import settings
 from kombu import Exchange, Queue
 from prometheus_client import start_http_server
 
+from apps.push import dead_letters
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings.base")
 
 app = Celery("chatproject")
@@ -23,10 +25,8 @@ _exchange = Exchange("push", type="topic", durable=True) if _on_rabbitmq else Ex
 
 @worker_ready.connect
 def declare_dead_letters(**_: object) -> None:
-    """Where RabbitMQ puts what was tried too often. Nobody consumes it, so the worker does not declare it by itself."""
-    if _on_rabbitmq:
-        with app.connection_for_write() as connection:
-            Queue("push.dead", Exchange("", type="direct"), queue_arguments=_quorum)(connection).declare()
+    """Where RabbitMQ puts what was tried too often."""
+    dead_letters.declare()
 
 
 @worker_ready.connect
@@ -54,7 +54,7 @@ app.conf.update(
                 **_quorum,
                 "x-delivery-limit": 10,
                 "x-dead-letter-exchange": "",
-                "x-dead-letter-routing-key": "push.dead",
+                "x-dead-letter-routing-key": dead_letters.NAME,
             },
         ),
     ],
@@ -63,7 +63,6 @@ app.conf.update(
     task_default_exchange_type=_exchange.type,
     task_default_routing_key="push",
     task_acks_late=True,
-    task_acks_on_failure_or_timeout=False,  # to the dead letters, not into nothing
     task_reject_on_worker_lost=True,
     task_ignore_result=True,
     task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.2},

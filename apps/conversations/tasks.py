@@ -27,7 +27,8 @@ DUE_AT_ONCE = 1_000
 STORE_AWAY = timedelta(seconds=10)
 
 
-@shared_task(**push.RETRY)
+# What fails to the end goes to the dead letters, not into nothing. (Of any other task the ledger knows what is left.)
+@shared_task(**push.RETRY, acks_on_failure_or_timeout=False)
 def notify_absent(notices: list[Any]) -> None:
     """For each Notice, as delivery.py makes them: a push to every device of those who have to be told."""
     for notice in msgspec.convert(notices, list[Notice]):
