@@ -9,6 +9,7 @@ report.md and junit.xml of the directory --out, with the record of each scene th
 import asyncio
 import random
 import secrets
+import signal
 import sys
 import tempfile
 import time
@@ -33,6 +34,9 @@ class Run:
 
     async def on(self, stack: StackName, minutes: float) -> None:
         """Each row before any is repeated, and each once at least if there are no minutes to fill."""
+        this = asyncio.current_task()
+        assert this is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)  # so that nothing stays behind
         end = time.monotonic() + minutes * 60
         rng = random.Random(f"{self.seed}/{stack}")
         with tempfile.TemporaryDirectory(prefix="chat-chaos-", ignore_cleanup_errors=True) as home:
@@ -84,7 +88,7 @@ def main(minutes: float, seed: str, stack: str, names: tuple[str, ...], out: Pat
     print(f"SEED={seed}", flush=True)
     for each in stacks:
         if any(each in row.stacks for row in rows):
-            with suppress(KeyboardInterrupt):
+            with suppress(KeyboardInterrupt, asyncio.CancelledError):
                 asyncio.run(run.on(each, minutes / len(stacks)))
     print(report.markdown(run.outcomes, seed))
     sys.exit(1 if not run.outcomes or any(outcome.violations for outcome in run.outcomes) else 0)

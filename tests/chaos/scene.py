@@ -106,7 +106,7 @@ class Scene:
     def acked(self) -> int:
         return sum(len(person.acked) for person in self.people)
 
-    async def goes_on(self, messages: int = 10, seconds: float = 15) -> None:
+    async def goes_on(self, messages: int = 10, seconds: float = 30) -> None:
         """Some more are acked, although this is broken. Raises Failed."""
         if not self.alone:
             return
