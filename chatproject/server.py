@@ -124,6 +124,13 @@ class ChatSocket(WebSocketProtocol):
             payload = content.encode() if isinstance(content, str) else content
             self._write(_header(len(payload), binary) + payload)
 
+    def write_now(self, text: bytes) -> bool:
+        """Send a text frame, unless the client is behind with reading; returns whether it was sent."""
+        if not self.may_send or not self.flow.may_write.is_set():
+            return False
+        self._write(_header(len(text), binary=False) + text)
+        return True
+
     def _write(self, data: bytes) -> None:
         transport = self.transport
         if transport.connected and not transport.dataBuffer and not transport._tempDataBuffer:
@@ -170,7 +177,7 @@ class ChatServer(Server):
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
         if scope["type"] == "websocket":
-            scope["extensions"] = {"websocket.http.response": {}}
+            scope["extensions"] = {"websocket.http.response": {}, "chat.write_now": protocol.write_now}
         return super().create_application(protocol, scope)
 
     async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:

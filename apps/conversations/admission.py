@@ -17,6 +17,7 @@ from apps.accounts.address import address_of
 from apps.accounts.aio import per_loop
 from apps.conversations import throttle
 from apps.conversations.errors import RateLimited
+from apps.conversations.history.pressure import Pressure
 from apps.presence import metrics
 
 MAX_HANDSHAKES = 200  # under way at once: each of them asks the database who it is
@@ -37,6 +38,7 @@ class Door:
         self.sockets = 0
         self.handshakes = 0
         self.requests = 0
+        self.sends = Pressure()  # from when a message was read to its answer
         self.lag_s = 0.0
 
     def refusal(self, *, draining: bool) -> Refusal | None:

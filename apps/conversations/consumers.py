@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections import deque
-from enum import Enum
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -26,9 +25,9 @@ from apps.accounts.aio import in_db
 from apps.accounts.identity import Identity, identify
 from apps.conversations import admission, reads, services
 from apps.conversations.admission import Refusal
-from apps.conversations.backlog import Backlog
 from apps.conversations.errors import BadFrame, ChatError, Internal, RateLimited, Unavailable
 from apps.conversations.messages import MAX_CONTENT_CHARS, Draft
+from apps.conversations.outgoing import Outgoing
 from apps.conversations.protocol import (
     MAX_FRAME_BYTES,
     Ack,
@@ -57,26 +56,20 @@ logger = logging.getLogger(__name__)
 
 MAX_WAITING_COMMANDS = 256
 TOO_LATE_S = 0.5  # what has waited longer is refused: an answer that comes later helps nobody
-BEHIND_S = 30.0  # how long a client may need until it has read up to its `resync`
-LAST_WORDS_S = 1.0  # how long a client that is closed may need to read what says why
 WATCHED_AT_ONCE = 100  # users whose status goes out together
 MAX_BAD_FRAMES = 20  # within a minute
 FLOOD_FACTOR = 10  # frames per 10 s, in multiples of the send limit
 
 
-_unfinished: set[asyncio.Task[None]] = set()
+_BUSY = Unavailable("This node is busy; try again.", retry_after_ms=1_000)
+_answering: set["ChatConsumer"] = set()
 
 
 async def finish(seconds: float) -> None:
     """Give the commands that are being carried out, whose sockets may be gone, this long to come to their end."""
-    if _unfinished:
-        await asyncio.wait(_unfinished, timeout=seconds)
-
-
-class State(Enum):
-    NEW = "new"
-    OPEN = "open"
-    CLOSING = "closing"
+    workers = [consumer._worker for consumer in _answering if consumer._worker is not None]
+    if workers:
+        await asyncio.wait(workers, timeout=seconds)
 
 
 class ChatConsumer(AsyncWebsocketConsumer):
@@ -87,18 +80,12 @@ class ChatConsumer(AsyncWebsocketConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._node = node.current()
-        self._state = State.NEW
-        self._commands: asyncio.Queue[tuple[Command, float]] = asyncio.Queue(MAX_WAITING_COMMANDS)
+        self._out: Outgoing | None = None  # from when it was accepted until the client is gone
+        self._worker: asyncio.Task[None] | None = None
+        self._commands: asyncio.Queue[tuple[Command, float] | None] = asyncio.Queue(MAX_WAITING_COMMANDS)
+        self._sends = admission.door().sends
         self._questions = Count(time.monotonic())
         self._reports = Count(time.monotonic())
-        self._backlog = Backlog(node.RESYNC_FRAME)
-        self._something_waits = asyncio.Event()
-        self._something_went = asyncio.Event()
-        self._deadline: asyncio.TimerHandle | None = None
-        self._close_code = 1000
-        self._writer: asyncio.Task[None] | None = None
-        self._worker: asyncio.Task[None] | None = None
-        self._hanging_up: asyncio.Task[None] | None = None
         self._bad_frames: deque[float] = deque(maxlen=MAX_BAD_FRAMES)
         self._heard: deque[float] = deque(maxlen=FLOOD_FACTOR * settings.CHAT_SENDS_PER_10S or 1)
 
@@ -118,6 +105,11 @@ class ChatConsumer(AsyncWebsocketConsumer):
         else:
             await self._connect()
 
+    @property
+    def _extensions(self) -> dict[str, Any]:
+        """What the server can do besides plain ASGI."""
+        return self.scope.get("extensions") or {}
+
     async def _connect(self) -> None:
         refusal = await admission.refusal(self.scope, draining=self._node.draining)
         if refusal is None:
@@ -128,7 +120,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             await self._refuse_handshake(refusal)
 
     async def _refuse_handshake(self, refusal: Refusal) -> None:
-        if "websocket.http.response" in (self.scope.get("extensions") or {}):
+        if "websocket.http.response" in self._extensions:
             headers = [(b"retry-after", str(refusal.retry_after_s).encode())]
             start = {"type": "websocket.http.response.start", "status": refusal.status, "headers": headers}
             await self.base_send(start)
@@ -158,14 +150,14 @@ class ChatConsumer(AsyncWebsocketConsumer):
         self.identity = identity
         self.last_heard = self.last_active = time.monotonic()
         await self.accept()
-        self._state = State.OPEN
+        self._out = Outgoing(self.base_send, self._extensions.get("chat.write_now"))
         metrics.connects.inc()
         admission.door().sockets += 1
         logger.info("connected")
         await self._node.add(self)
         # Only now: whoever syncs on `hello` has every later message delivered, and every earlier one in the answer.
-        self._backlog.add_answer(encode(self._hello()), first=True)
-        self._writer, self._worker = asyncio.create_task(self._write()), asyncio.create_task(self._work())
+        self._out.begin(encode(self._hello()))
+        self._worker = asyncio.create_task(self._work(self._out))
 
     async def _turn_away(self, code: int) -> None:
         await self.accept()
@@ -173,20 +165,19 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     async def close(self, code: int) -> None:
         """After what is waiting to go out, as that may say why; does not wait for it."""
-        if self._state is State.OPEN:
-            self._state, self._close_code = State.CLOSING, code
-            self._within(LAST_WORDS_S)
-            self._wake()
+        if self._out is not None:
+            self._out.close(code)
+
+    def push(self, frame: bytes) -> bool:
+        return self._out is not None and self._out.push(frame)
 
     async def _leave(self) -> None:
-        self._within(None)
-        for task in (self._writer, self._worker):
-            if task is not None:
-                task.cancel()
-        if self._state is not State.NEW:
-            self._state = State.NEW
+        out, self._out = self._out, None
+        if out is not None:
+            out.end()
+            self._forget_commands()
+            self._commands.put_nowait(None)  # the end, for a worker that waits
             admission.door().sockets -= 1
-            self._wake()
             await self._node.remove(self)
             logger.info("disconnected")
 
@@ -200,90 +191,9 @@ class ChatConsumer(AsyncWebsocketConsumer):
             limits=Limits(MAX_CONTENT_CHARS, MAX_FRAME_BYTES, settings.CHAT_SENDS_PER_10S),
         )
 
-    # --- out ---------------------------------------------------------------------------------------------------------
-    def push(self, frame: bytes) -> bool:
-        if self._state is not State.OPEN:
-            return False
-        if not self._backlog.add_event(frame):
-            metrics.overflows.labels("socket").inc()
-            self._within(BEHIND_S)
-        self._something_waits.set()
-        return True
-
-    def _reply(self, frame: bytes) -> None:
-        """An answer: nothing brings it again, so it is not forgotten."""
-        if self._state is not State.OPEN:
-            return
-        if self._backlog.add_answer(frame):
-            self._something_waits.set()
-        else:
-            metrics.overflows.labels("answers").inc()
-            self._give_up(4408)
-
-    async def _room(self) -> bool:
-        """Wait until the client has read enough of its answers; False when it is gone."""
-        while self._state is State.OPEN and not self._backlog.has_room:
-            self._something_went.clear()
-            await self._something_went.wait()
-        return self._state is State.OPEN
-
-    async def _write(self) -> None:
-        try:
-            while self._state is State.OPEN or not self._backlog.is_empty:
-                while (frame := self._backlog.take()) is not None:
-                    await self._send({"type": "websocket.send", "text": frame.decode()})
-                    self._went()
-                self._something_waits.clear()
-                if self._state is State.OPEN:
-                    await self._something_waits.wait()
-        except Exception:  # a socket that cannot be written to must not look as if it were quiet
-            logger.exception("a socket could not be written to")
-            self._close_code = 1013
-        self._state = State.CLOSING
-        self._within(None)
-        await self._send({"type": "websocket.close", "code": self._close_code})
-
-    def _went(self) -> None:
-        was_behind = self._backlog.is_behind
-        self._backlog.sent()
-        self._something_went.set()
-        if was_behind and not self._backlog.is_behind and self._state is State.OPEN:
-            self._within(None)
-
-    def _within(self, seconds: float | None) -> None:
-        """Let what waits go out within this time, or never mind; None: there is no hurry."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-        if seconds is not None:
-            code = self._close_code if self._state is State.CLOSING else 4408
-            self._deadline = asyncio.get_running_loop().call_later(seconds, self._give_up, code)
-
-    def _give_up(self, code: int) -> None:
-        """Close without what waits: the client does not read it."""
-        logger.info("closed, as it does not read", extra={"code": code})
-        self._state = State.CLOSING
-        self._within(None)
-        for task in (self._writer, self._worker):
-            if task is not None:
-                task.cancel()
-        self._wake()
-        self._hanging_up = asyncio.create_task(self._send({"type": "websocket.close", "code": code}))
-
-    def _wake(self) -> None:
-        """Let those who wait see the new state."""
-        self._something_waits.set()
-        self._something_went.set()
-
-    async def _send(self, message: dict[str, Any]) -> None:
-        try:
-            await self.base_send(message)
-        except OSError:
-            self._state = State.CLOSING  # the client is gone; the disconnect event follows
-
     # --- in ----------------------------------------------------------------------------------------------------------
     async def _receive(self, text: str | None) -> None:
-        if self._state is not State.OPEN:
+        if self._out is None or not self._out.is_open:
             return
         self.last_heard = time.monotonic()
         if self._floods():
@@ -306,11 +216,26 @@ class ChatConsumer(AsyncWebsocketConsumer):
         if isinstance(command, Report):
             self._take_report(command)
             return
-        try:
+        if isinstance(command, Send) and not self._sends.lets_in(self.last_heard):
+            self._put_off(command, "sends")
+        elif self._commands.full():
+            self._put_off(command, "commands")
+        else:
             self._commands.put_nowait((command, self.last_heard))
-        except asyncio.QueueFull:
-            metrics.overflows.labels("commands").inc()
-            raise Unavailable("Too much is waiting on this connection.", retry_after_ms=1_000) from None
+            if isinstance(command, Send):
+                self._sends.begin(self.last_heard)
+
+    def _put_off(self, command: Command, queue: str) -> None:
+        """Refuse a command for now. It is not logged: there may be many, and this has to cost next to nothing."""
+        metrics.overflows.labels(queue).inc()
+        self._reply_nack(_BUSY, command)
+
+    def _forget_commands(self) -> None:
+        now = time.monotonic()
+        while not self._commands.empty():
+            waiting = self._commands.get_nowait()
+            if waiting is not None and isinstance(waiting[0], Send):
+                self._sends.end(now, now, answered=False)
 
     def _take_report(self, report: Report) -> None:
         """What a client had to mend. It has no answer, and may come once in 10 s: anybody can say anything."""
@@ -320,6 +245,10 @@ class ChatConsumer(AsyncWebsocketConsumer):
         metrics.client_lost.inc(report.lost)
         if report.lost:
             logger.error("a client misses acked messages of its own", extra={"lost": report.lost})
+
+    def _reply(self, frame: bytes) -> None:
+        if self._out is not None:
+            self._out.reply(frame)
 
     async def _refuse(self, error: ChatError, text: str | None) -> None:
         metrics.nacked.labels(error.code).inc()
@@ -336,20 +265,19 @@ class ChatConsumer(AsyncWebsocketConsumer):
         self._heard.append(self.last_heard)
         return len(self._heard) == self._heard.maxlen and self.last_heard - self._heard[0] < 10
 
-    async def _work(self) -> None:
-        while await self._room():
-            command, asked_at = await self._commands.get()
+    async def _work(self, out: Outgoing) -> None:
+        """What has begun is brought to its end, also when the socket closes: a stored message has to be delivered."""
+        while await out.room() and (waiting := await self._commands.get()) is not None:
+            command, asked_at = waiting
             if not isinstance(command, Send):
                 await self._slow_down()
-            elif time.monotonic() - asked_at > TOO_LATE_S:
-                metrics.overflows.labels("late").inc()
-                self._refuse_command(Unavailable("This node is busy; try again.", retry_after_ms=1_000), command)
+            elif (now := time.monotonic()) - asked_at > TOO_LATE_S:
+                self._sends.end(asked_at, now, answered=True)
+                self._put_off(command, "late")
                 continue
-            # What has begun is brought to its end, also when the socket closes: a stored message has to be delivered.
-            answering = asyncio.create_task(self._answer(command))
-            _unfinished.add(answering)
-            answering.add_done_callback(_unfinished.discard)
-            await asyncio.shield(answering)
+            _answering.add(self)
+            await self._answer(command, asked_at)
+            _answering.discard(self)
 
     async def _slow_down(self) -> None:
         """What only reads costs more than a message, so one connection may do no more of it; it waits for its turn."""
@@ -358,7 +286,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             await asyncio.sleep(wait_s)
             self._questions.take(limit, time.monotonic())
 
-    async def _answer(self, command: Command) -> None:
+    async def _answer(self, command: Command, begun: float) -> None:
         try:
             await self._carry_out(command)
         except ChatError as error:
@@ -367,6 +295,9 @@ class ChatConsumer(AsyncWebsocketConsumer):
             bug = uuid4().hex[:12]
             logger.exception("a command failed", extra={"bug": bug})
             self._refuse_command(Internal(f"Something went wrong here (id {bug})."), command)
+        finally:
+            if isinstance(command, Send):
+                self._sends.end(begun, time.monotonic(), answered=True)
 
     async def _carry_out(self, command: Command) -> None:
         match command:
@@ -380,7 +311,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
     async def _watch(self, user_ids: list[UUID]) -> None:
         await self._node.watch(self, frozenset(map(str, user_ids)))
         for start in range(0, len(user_ids), WATCHED_AT_ONCE):
-            if not await self._room():
+            if self._out is None or not await self._out.room():
                 return
             for out in await reads.presence_of(user_ids[start : start + WATCHED_AT_ONCE]):
                 self._reply(encode(Presence(out.user_id, out.status, out.last_seen_at)))
@@ -403,7 +334,11 @@ class ChatConsumer(AsyncWebsocketConsumer):
         )
 
     def _refuse_command(self, error: ChatError, command: Command) -> None:
+        client_msg_id = str(command.client_msg_id) if isinstance(command, Send) else None
+        logger.info("refused", extra={"code": error.code, "client_msg_id": client_msg_id})
+        self._reply_nack(error, command)
+
+    def _reply_nack(self, error: ChatError, command: Command) -> None:
         metrics.nacked.labels(error.code).inc()
         client_msg_id = str(command.client_msg_id) if isinstance(command, Send) else UNSET
-        logger.info("refused", extra={"code": error.code, "client_msg_id": client_msg_id or None})
         self._reply(encode(nack(error, ref=getattr(command, "ref", UNSET), client_msg_id=client_msg_id)))

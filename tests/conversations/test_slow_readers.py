@@ -8,7 +8,7 @@ from asgiref.sync import sync_to_async
 from channels.testing import WebsocketCommunicator
 
 from apps.accounts.models import User
-from apps.conversations import consumers
+from apps.conversations import outgoing
 from apps.conversations.backlog import MAX_FRAMES
 from apps.presence import node
 from chatproject.asgi import application
@@ -65,7 +65,7 @@ async def test_one_resync_stands_for_what_it_did_not_read(ada: Client) -> None:
 
 
 async def test_still_behind_after_a_while_it_is_closed_with_4408(ada: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumers, "BEHIND_S", 0.05)
+    monkeypatch.setattr(outgoing, "BEHIND_S", 0.05)
     socket, _, consumer = await connect(ada)
     for _ in range(MAX_FRAMES * 2):
         consumer.push(b'{"type":"noise"}')
@@ -76,14 +76,14 @@ async def test_still_behind_after_a_while_it_is_closed_with_4408(ada: Client, mo
 
 
 async def test_who_catches_up_in_time_stays(ada: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumers, "BEHIND_S", 0.2)
+    monkeypatch.setattr(outgoing, "BEHIND_S", 0.2)
     socket, line, consumer = await connect(ada)
     for _ in range(MAX_FRAMES * 2):
         consumer.push(b'{"type":"noise"}')
     line.reads.set()
     assert (await socket.receive("resync", "close"))["type"] == "resync"
 
-    assert consumer._deadline is None
+    assert consumer._out._deadline is None
     await socket.close()
 
 
@@ -125,7 +125,7 @@ async def test_watching_more_people_than_may_wait_brings_the_status_of_each(ada:
 async def test_a_session_that_ends_closes_its_socket_though_it_does_not_read(
     ada: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumers, "LAST_WORDS_S", 0.05)
+    monkeypatch.setattr(outgoing, "LAST_WORDS_S", 0.05)
     socket, _, consumer = await connect(ada)
 
     await consumer.close(4401)

@@ -1,9 +1,10 @@
 """
-How much may be asked of a store at once, learnt from how soon it answers: "not now" at once is better than too late.
+How much may be asked of a store, or of a whole node, at once, learnt from how soon it answers.
 
-It is a bound on the requests under way, which moves as TCP's window does: each answer that comes soon lets one more in,
-and a late one shrinks it to what the store can answer in time. So however slow the store is, what is let in waits about
-half a second. A store that has stopped answering is asked by a few, until it answers again.
+"Not now" at once is better than too late. It is a bound on the requests under way, which moves as TCP's window does:
+each answer that comes soon lets one more in, and a late one shrinks it to what can be answered in time. So however slow
+the store is, what is let in waits about half a second. A store that has stopped answering is asked by a few, until it
+answers again.
 """
 
 SOON_S = 0.25

@@ -73,9 +73,7 @@ class _Walk:
             hidden=not sys.stderr.isatty(),
         )
 
-    async def _one(
-        self, store: AuditedStore, bar: Any, conversation_id: UUID, last_read_seq: int
-    ) -> None:
+    async def _one(self, store: AuditedStore, bar: Any, conversation_id: UUID, last_read_seq: int) -> None:
         async with self._turn:
             async for part in audit.audit(store, conversation_id, last_read_seq, self._since):
                 self.messages += part.messages
