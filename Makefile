@@ -19,6 +19,9 @@ COVERAGE_FLOOR = 82
 test: packages  # everything; PYTEST_ARGS selects
 	@$(python) -m pytest -q --cov --cov-report= $(if $(PYTEST_ARGS),$(PYTEST_ARGS),--cov-fail-under=$(COVERAGE_FLOOR))
 
+simulate: .venv/dev.stamp  # thousands of interleavings of the path of a message: SEEDS=100000, or SEED=123 to look at one
+	@$(python) -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS))
+
 test-fast: .venv/dev.stamp  # the layers that need no services and start no servers
 	@$(python) -m pytest -q -m "not services and not system and not browser" $(PYTEST_ARGS)
 
@@ -64,4 +67,4 @@ node_modules: package-lock.json
 	@npm ci --silent --no-audit --no-fund
 	@touch $@
 
-.PHONY: run services services-stop test test-fast chaos bench bench-compare check packages
+.PHONY: run services services-stop test test-fast chaos bench bench-compare simulate check packages
