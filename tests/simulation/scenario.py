@@ -182,9 +182,8 @@ def described(line: Line) -> str:
     operation = type(line).__name__.lower()
     names = ("type", "seq", "client_msg_id") if isinstance(line, Send) else ("seq", "last_seq", "client_msg_id")
     values = [getattr(line, name, None) for name in names]
-    return " ".join(
-        [operation, *(str(value)[:8] for value in values if value is not None), "in", line.conversation[:8]]
-    )
+    shown = [str(value)[:8] for value in values if value is not None]
+    return " ".join([operation, *shown, "in", line.conversation[:8]])
 
 
 # --- what can break --------------------------------------------------------------------------------------------------
@@ -260,10 +259,12 @@ def is_back(scenario: Scenario, service: Service) -> None:
 
 def answers_get_lost(scenario: Scenario) -> None:
     service = scenario.random.choice(scenario.world.services)
-    service.loses = scenario.random.choice((0.1, 0.3))
-    service.late_s = scenario.random.choice((0.0, 0.1, 3.0))
+    service.loses = scenario.random.choice((0.0, 0.1, 0.3))
+    service.late_s = scenario.random.choice((0.1, 1.0, 3.0))
     scenario.note(f"{service.name} loses {service.loses:.0%} and is up to {service.late_s} s late")
     scenario.after(0.5, 3, answers_come, scenario, service)
+    if scenario.random.random() < 0.5:  # somebody has to get in meanwhile
+        network_of_a_client_breaks(scenario)
 
 
 def answers_come(scenario: Scenario, service: Service) -> None:

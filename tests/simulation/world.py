@@ -215,6 +215,14 @@ class _Chance:
         return getattr(_current.random, name)
 
 
+def _uniform(low: float, high: float) -> float:
+    return _current.random.uniform(low, high)
+
+
+def _new_id() -> UUID:
+    return _current.new_id()
+
+
 class _NodeSettings:
     def __getattr__(self, name: str) -> Any:
         return _running().name if name == "NODE_ID" else getattr(settings, name)
@@ -234,8 +242,8 @@ def install() -> None:
     replacements = {
         id(time): _Clock(),
         id(random): _Chance(),
-        id(random.uniform): lambda low, high: _current.random.uniform(low, high),
-        id(uuid.uuid4): lambda: _current.new_id(),
+        id(random.uniform): _uniform,
+        id(uuid.uuid4): _new_id,
     }
     for name, module in list(sys.modules.items()):
         if name.startswith("apps."):
@@ -284,11 +292,15 @@ def _install_sql() -> None:
     memberships._people = lambda ids: {each.id: each for each in _current.people.values() if each.id in ids}
     reads._starts = _starts
     reads.conversation_for = _conversation_for
-    services._leave = lambda conversation_id, user_id: _current.leave(conversation_id, user_id)
+    services._leave = _leave
     consumers.identify = lambda scope: Identity(scope["user"], f"t-{scope['user'].id.hex}", is_staff=False)
     identity.ended = lambda identities: set()
     last_seen.note = last_seen.of = _nothing_seen
     outbox.OutboxTask = SimpleNamespace(objects=SimpleNamespace(create=_hand_over))
+
+
+def _leave(conversation_id: UUID, user_id: UUID) -> bool:
+    return _current.leave(conversation_id, user_id)
 
 
 def _load(conversation_id: UUID, user_id: UUID | None) -> Members | None:
