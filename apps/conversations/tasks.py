@@ -4,6 +4,7 @@ no harm.
 """
 
 import logging
+from collections import deque
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -39,8 +40,14 @@ def notify_absent(notices: list[Any]) -> None:
 @shared_task
 def send_due() -> None:
     """Hand what is due to the workers, one task per device."""
-    for push_id in ledger.take_due(DUE_AT_ONCE, timezone.now()):
-        send_push.delay(str(push_id))
+    waiting = deque(ledger.take_due(DUE_AT_ONCE, timezone.now()))
+    try:
+        while waiting:
+            send_push.delay(str(waiting[0]))
+            waiting.popleft()
+    finally:
+        if waiting:  # the broker is away: not when a task would be taken for lost, but when there is a broker
+            ledger.put_back(waiting, timezone.now())
 
 
 @shared_task

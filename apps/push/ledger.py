@@ -147,6 +147,11 @@ def take_due(limit: int, now: datetime) -> list[UUID]:
     return ids
 
 
+def put_back(push_ids: Collection[UUID], now: datetime) -> None:
+    """The broker did not take them."""
+    PushRecord.objects.filter(id__in=push_ids, state=State.QUEUED).update(state=State.WAITING, due_at=now)
+
+
 def claim(push_id: UUID, now: datetime) -> PushRecord | None:
     """The push, for this worker alone to send; None when another has it, or it is settled."""
     queued = PushRecord.objects.filter(id=push_id, state=State.QUEUED)

@@ -480,6 +480,39 @@ async def test_the_broker_holds_so_many_and_the_ledger_the_rest(
     assert len(queued) == 4
 
 
+async def test_what_the_broker_does_not_take_is_due_again_at_once(
+    ada: Client, bob: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(push_id: str) -> None:
+        raise ConnectionRefusedError
+
+    await device_of(bob)
+    message = await say(ada, await group(ada, "bob"))
+    with monkeypatch.context() as broker:
+        broker.setattr(tasks.send_push, "delay", refuse)
+        with pytest.raises(ConnectionRefusedError):
+            await notify_of(message)
+    assert not provider.sent
+
+    await sync_to_async(tasks.send_due)()
+    assert [pushed.seq for _, pushed in provider.sent] == [message.seq]
+
+
+async def test_so_many_devices_are_written_at_a_time_and_none_is_left_out(
+    ada: Client, bob: Client, eve: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "MEMBERS_AT_ONCE", 1)
+    monkeypatch.setattr(notify, "DEVICES_AT_ONCE", 2)
+    devices = [await device_of(person, f"phone {number}") for person in (bob, eve) for number in range(5)]
+    plan, sizes = ledger.plan, []
+    monkeypatch.setattr(ledger, "plan", lambda news, ids, now: (sizes.append(len(ids)), plan(news, ids, now)))
+
+    await notify_of(await say(ada, await group(ada)))
+
+    assert sizes == [2, 2, 1, 2, 2, 1]
+    assert provider.tokens == sorted(devices)
+
+
 # --- the sweep -------------------------------------------------------------------------------------------------------
 async def sweep(after: timedelta) -> None:
     await sync_to_async(notify.sweep)(timezone.now() + after)
