@@ -343,7 +343,7 @@ def test_a_stored_token_that_is_none_is_forgotten(provider: WebPush) -> None:
 
 # --- how devices are registered --------------------------------------------------------------------------------------
 async def test_a_browser_is_one_device_however_it_spells_its_subscription(ada: Client, laptop: Browser) -> None:
-    spelled = json.dumps({"expirationTime": None, **laptop.subscription}, indent=2)
+    spelled = json.dumps({"expirationTime": None, **laptop.subscription}, separators=(" , ", " : "))
     first = await ada.post("users/me/devices", {"platform": "web", "token": laptop.token, "name": "Firefox"})
     again = await ada.post("users/me/devices", {"platform": "web", "token": spelled, "name": "Firefox"})
     assert (first.status_code, again.status_code) == (201, 201)
