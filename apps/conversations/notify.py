@@ -27,11 +27,12 @@ from apps.push import ledger, metrics, policy
 from apps.push.models import Device, NotificationSettings, PushRecord
 from apps.push.notification import Push
 from apps.push.policy import News, QuietHours, Recipient
-from apps.push.wishes import Wishes, of_row, wishes_of
+from apps.push.wishes import Wishes, of_row
 
 logger = logging.getLogger(__name__)
 
 MEMBERS_AT_ONCE = 500
+DEVICES_AT_ONCE = 500  # written in one transaction, which on SQLite everybody else waits for
 
 
 def news_of(message: Message) -> News:
@@ -55,9 +56,9 @@ def notify(news: News, user_ids: Collection[UUID] | None, now: datetime) -> None
                 tell.add(recipient.user_id)
             else:
                 metrics.silences.labels(reason).inc()
-        devices = Device.objects.filter(user_id__in=tell).values_list("id", flat=True)
-        if tell:
-            ledger.plan(news, list(devices), now)
+        devices = list(Device.objects.filter(user_id__in=tell).values_list("id", flat=True))
+        for start in range(0, len(devices), DEVICES_AT_ONCE):
+            ledger.plan(news, devices[start : start + DEVICES_AT_ONCE], now)
 
 
 def _unread_members(news: News, user_ids: Collection[UUID] | None) -> Iterator[list[Membership]]:
@@ -100,6 +101,7 @@ def _recipients(news: News, rows: Collection[Membership]) -> list[Recipient]:
             muted_until=row.muted_until,
             mentions_only=row.mentions_only,
             quiet_hours=_quiet_hours(wishes.get(row.user_id, Wishes())),
+            content=wishes.get(row.user_id, Wishes()).content,
             attentive=row.user_id in attentive,
         )
         for row in rows
@@ -163,7 +165,7 @@ def _words(record: PushRecord, now: datetime) -> tuple[str, str]:
         content=message.content,
         count=record.count,
     )
-    return policy.words(policy.least(wishes_of(record.user_id).content, settings.PUSH_CONTENT), facts)
+    return policy.words(policy.least(recipient.content, settings.PUSH_CONTENT), facts)
 
 
 async def _message(conversation_id: UUID, seq: int) -> Message | None:

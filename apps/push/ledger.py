@@ -135,6 +135,8 @@ def _withdraw(records: QuerySet[PushRecord], now: datetime) -> None:
 # --- the queue -------------------------------------------------------------------------------------------------------
 def take_due(limit: int, now: datetime) -> list[UUID]:
     """Of what is to be tried now, as much as the broker should hold; taken by this caller alone."""
+    if not PushRecord.objects.filter(state__in=PushRecord.OPEN, due_at__lte=now).exists():
+        return []  # as it mostly is: this is asked every second
     _bury_expired(now)
     queued = PushRecord.objects.filter(state=State.QUEUED, due_at__gt=now)[:MAX_QUEUED].count()
     room = min(limit, MAX_QUEUED - queued)

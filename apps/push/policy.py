@@ -72,6 +72,7 @@ class Recipient(msgspec.Struct, frozen=True):
     muted_until: datetime | None = None
     mentions_only: bool = False
     quiet_hours: QuietHours | None = None
+    content: str = "full"  # the most that they want said
     attentive: bool = False  # has a client open, and has used it lately
 
 
