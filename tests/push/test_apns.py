@@ -189,11 +189,34 @@ def test_a_clock_that_is_wrong_is_for_people_to_mend(server: ApnsServer, provide
     assert server.requests == 2
 
 
-def test_another_worker_that_comes_with_a_token_of_its_own_too_soon_has_to_wait(
+def test_workers_come_with_the_same_token_and_so_does_one_that_starts_again(
+    server: ApnsServer, use: Callable[[ApnsServer], Apns]
+) -> None:
+    workers = [use(server) for _ in range(3)]
+    assert {worker.send(PHONE, a_push()).outcome for worker in workers} == {Outcome.ACCEPTED}
+    assert len(server.provider_tokens) == 1
+
+
+def test_over_a_day_apple_sees_a_new_token_no_more_often_than_it_wants_and_none_that_is_too_old(
+    server: ApnsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1_795_521_600.0 + 1_234]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    server.clock = lambda: now[0]
+    credentials = module._Credentials(server.key_id, server.team_id, server.key)
+    while now[0] < 1_795_521_600 + 24 * 3_600:
+        server._check_provider_token(credentials.get_authorization_header(None))
+        now[0] += 61
+    assert 45 <= len(server.provider_tokens) <= 48
+
+
+def test_a_worker_with_a_token_of_its_own_that_comes_too_soon_has_to_wait(
     server: ApnsServer, use: Callable[[ApnsServer], Apns]
 ) -> None:
     first, second = use(server), use(server)
     assert first.send(PHONE, a_push()).outcome is Outcome.ACCEPTED
+    credentials = second._courier._credentials
+    credentials._issue(int(time.time()) - 1)
     assert second.send(PHONE, a_push()) == Result(Outcome.RETRY, error="429 TooManyProviderTokenUpdates")
 
 

@@ -1,6 +1,8 @@
 """What each answer of FCM and APNs does to the push, the device and whoever is on call: from socket to ledger."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,8 +19,8 @@ from apps.push import ledger, policy, sending
 from apps.push import services as push
 from apps.push.models import Device, PushRecord
 from apps.push.policy import News
-from apps.push.providers import provider_for
-from apps.push.providers.base import Provider, Result
+from apps.push.providers import made, provider_for
+from apps.push.providers.base import Outcome, Provider, Result
 from apps.push.providers.breaker import LONGEST_PAUSE_S, Guarded
 from apps.push.providers.fcm import Fcm
 from tests.push.pushes import CONVERSATION, a_push
@@ -42,8 +44,8 @@ def server(request: pytest.FixtureRequest, tmp_path: Path, settings: Settings) -
         for name, value in serving.settings.items():
             setattr(settings, name, int(value) if name == "APNS_PORT" else value)
         settings.PUSH_PROVIDERS = {"apns": "apps.push.providers.apns.Apns", "fcm": "apps.push.providers.fcm.Fcm"}
-        provider_for.cache_clear()
-        stack.callback(provider_for.cache_clear)
+        made.cache_clear()
+        stack.callback(made.cache_clear)
         yield serving
 
 
@@ -138,6 +140,31 @@ def test_a_token_that_was_replaced_while_its_push_was_under_way_is_not_the_one_t
     Device.objects.filter(token=TOKEN).update(token="cd" * 32)
     assert sent(record).state == State.UNREGISTERED
     assert Device.objects.filter(token="cd" * 32).exists()
+
+
+class Slow:
+    """To make."""
+
+    name = "slow"
+    made = 0
+
+    def __init__(self) -> None:
+        Slow.made += 1
+        threading.Event().wait(0.05)
+
+    def send(self, token: str, push: Any) -> Result:
+        return Result(Outcome.ACCEPTED)
+
+
+def test_threads_that_come_first_share_one_provider(settings: Settings) -> None:
+    """Two would have two connections to Apple, with two provider tokens."""
+    settings.PUSH_PROVIDERS = {"apns": f"{__name__}.Slow"}
+    made.cache_clear()
+    with ThreadPoolExecutor(8) as threads:
+        providers = list(threads.map(lambda _: provider_for("apns"), range(8)))
+    made.cache_clear()
+    assert len({id(provider) for provider in providers}) == 1
+    assert Slow.made == 1
 
 
 # --- away for ten minutes --------------------------------------------------------------------------------------------

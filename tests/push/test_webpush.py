@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,12 +15,13 @@ from django.core.management import call_command
 
 from apps.push import vapid
 from apps.push.notification import Push
-from apps.push.providers import outside, provider_for, webpush
+from apps.push.providers import made, outside, provider_for, webpush
 from apps.push.providers.base import Outcome
 from apps.push.providers.outside import Answer
 from apps.push.providers.webpush import WebPush
 from apps.push.subscription import BadSubscription, Subscription, registrable
 from apps.push.vapid_key import new_private_key
+from chatproject import supervisor
 from tests.embedded import Client
 from tests.push_servers.webpush import Browser, WebPushService
 
@@ -123,6 +125,24 @@ def test_a_connection_that_the_service_has_closed_meanwhile_costs_nothing(
     assert provider.send(laptop.token, a_push()).outcome is Outcome.ACCEPTED
     service.next_answer(cut=True)  # as the next request on the old connection finds it
     assert provider.send(laptop.token, a_push()).outcome is Outcome.ACCEPTED
+
+
+def test_safari_is_sent_nothing_that_it_would_not_show(
+    provider: WebPush, laptop: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def post(self: object, host: str, *_: Any) -> Answer:
+        asked.append(host)
+        return Answer(201, "", {})
+
+    monkeypatch.setattr(outside.Outside, "post", post)
+    token = json.dumps(laptop.subscription | {"endpoint": "https://web.push.apple.com/x"})
+    clear = provider.send(token, a_push(kind="clear", title="", body=""))
+    assert (clear.outcome, asked) == (Outcome.ACCEPTED, [])
+    assert "not sent" in clear.error
+    assert provider.send(token, a_push()).outcome is Outcome.ACCEPTED
+    assert asked == ["web.push.apple.com"]
 
 
 # --- what each answer means ------------------------------------------------------------------------------------------
@@ -384,6 +404,13 @@ def test_a_new_key_is_a_key_and_another_each_time(settings: Any, capsys: pytest.
     assert len(keys) == 2
 
 
+def test_the_first_start_makes_a_key_and_later_ones_keep_it(settings: Any, tmp_path: Path) -> None:
+    first, second = (supervisor.write_environment(tmp_path, embedded=True) for _ in range(2))
+    settings.WEBPUSH_PRIVATE_KEY = first["WEBPUSH_PRIVATE_KEY"]
+    assert vapid.public_key()
+    assert second["WEBPUSH_PRIVATE_KEY"] == first["WEBPUSH_PRIVATE_KEY"]
+
+
 @pytest.mark.parametrize("key", ["rubbish", "A" * 43, "A" * 44, "é", "/" * 43])
 def test_a_key_that_is_none_stops_the_worker(settings: Any, key: str) -> None:
     settings.WEBPUSH_PRIVATE_KEY = key
@@ -394,6 +421,6 @@ def test_a_key_that_is_none_stops_the_worker(settings: Any, key: str) -> None:
 def test_the_settings_choose_it(settings: Any) -> None:
     settings.WEBPUSH_PRIVATE_KEY = new_private_key()
     settings.PUSH_PROVIDERS = {"web": "apps.push.providers.webpush.WebPush"}
-    provider_for.cache_clear()
+    made.cache_clear()
     assert provider_for("web").name == "webpush"
-    provider_for.cache_clear()
+    made.cache_clear()

@@ -126,10 +126,10 @@ class ApnsServer(Serving):
         self.provider_tokens: list[str] = []  # that were seen, each once
         self._seen_at: dict[str, float] = {}
         self._issued_at: dict[str, float] = {}
-        self._key = ec.generate_private_key(ec.SECP256R1())
+        self.key = ec.generate_private_key(ec.SECP256R1())
         self.key_file = directory / "AuthKey.p8"
         self.key_file.write_bytes(
-            self._key.private_bytes(
+            self.key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
         )
@@ -219,7 +219,7 @@ class ApnsServer(Serving):
                 raise Refused("InvalidProviderToken")
             # Its age is ours to look at, by our own clock.
             checks = {"verify_iat": False, "verify_exp": False, "require": ["iss", "iat"]}
-            claims = jwt.decode(token, self._key.public_key(), ["ES256"], issuer=self.team_id, options=checks)  # type: ignore[arg-type]
+            claims = jwt.decode(token, self.key.public_key(), ["ES256"], issuer=self.team_id, options=checks)  # type: ignore[arg-type]
         except jwt.InvalidTokenError as error:
             raise Refused("InvalidProviderToken") from error
         return float(claims["iat"])

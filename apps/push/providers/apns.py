@@ -10,6 +10,7 @@ A token is only given up for 410. BadDeviceToken is also what every token gets w
 thing, and DeviceTokenNotForTopic when the topic is: a mistake of ours must not empty the device table.
 """
 
+import base64
 import contextlib
 import logging
 import os
@@ -33,6 +34,7 @@ from apns2.client import APNsClient, NotificationPriority, NotificationType
 from apns2.credentials import TokenCredentials
 from apns2.payload import Payload, PayloadAlert
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from django.conf import settings
@@ -44,6 +46,7 @@ from hyper import HTTP20Connection
 from hyper.common.bufsocket import BufferedSocket
 from hyper.http20.exceptions import HTTP20Error
 from hyper.http20.stream import MAX_CHUNK, Stream
+from jwt.utils import der_to_raw_signature
 
 from apps.push.notification import Push
 from apps.push.providers.base import Outcome, Result
@@ -53,6 +56,7 @@ logger = logging.getLogger(__name__)
 
 ANSWER_S = 10.0  # from handing a letter over to giving it up
 GRACE_S = 2.0  # for a courier that is connecting
+PERIOD_S, KEPT_S = 1_800, 3_000  # of a provider token
 LOOK_S = 0.1  # between two looks for letters that are late
 CONNECT_S = 4.0
 WRITE_S = 4.0
@@ -200,12 +204,41 @@ class _Connection(HTTP20Connection):  # type: ignore[misc]  # hyper has no types
 
 
 class _Credentials(TokenCredentials):  # type: ignore[misc]  # apns2's types do not know its base
-    """One provider token for all, made anew after 45 minutes."""
+    """
+    The provider token. Apple takes one for an hour, and wants to see a new one at most every 20 minutes.
+
+    Several workers, and one that starts again, must not each come with their own. So a token is of a half hour, signed
+    so that whoever signs it gets the same (RFC 6979), and kept until it is 50 minutes old.
+    """
+
+    def __init__(self, key_id: str, team_id: str, key: ec.EllipticCurvePrivateKey) -> None:
+        super().__init__("", key_id, team_id)
+        self._key, self._key_id, self._team_id = key, key_id, team_id
+        self._issued_at = 0
+        self._header = ""
+
+    def get_authorization_header(self, topic: str | None) -> str:
+        now = int(time.time())
+        if not 0 <= now - self._issued_at < KEPT_S:
+            self._issue(now - now % PERIOD_S)
+        return self._header
 
     def renew(self, refused: str) -> None:
-        """A new one next time, where the refused one is still in use: Apple wants it changed rarely."""
-        if self.get_authorization_header(None) == refused:
-            self._TokenCredentials__jwt_token = None
+        """Make one of this very second, where the one that was refused as too old is still in use."""
+        if self._header == refused:
+            self._issue(int(time.time()))
+
+    def _issue(self, at: int) -> None:
+        self._issued_at = at
+        header = {"alg": "ES256", "kid": self._key_id}
+        claims = {"iss": self._team_id, "iat": at}
+        signed = ".".join(_base64url(msgspec.json.encode(part)) for part in (header, claims))
+        signature = self._key.sign(signed.encode(), ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
+        self._header = f"bearer {signed}.{_base64url(der_to_raw_signature(signature, self._key.curve))}"
+
+
+def _base64url(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 class _Client(APNsClient):  # type: ignore[misc]
@@ -238,8 +271,8 @@ class _Letter:
 class _Courier:
     """The thread that carries letters. Callers wait for theirs, so there are never more of them than threads."""
 
-    def __init__(self) -> None:
-        self._credentials = _Credentials(settings.APNS_KEY_FILE, settings.APNS_KEY_ID, settings.APNS_TEAM_ID)
+    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
+        self._credentials = _Credentials(settings.APNS_KEY_ID, settings.APNS_TEAM_ID, key)
         self._client = _Client(self._credentials)
         self._connection: _Connection = self._client._connection
         self._waiting: deque[_Letter] = deque()
@@ -405,8 +438,7 @@ class Apns:
     name = "apns"
 
     def __init__(self) -> None:
-        _check_key()
-        self._courier = _Courier()
+        self._courier = _Courier(_key())
         weakref.finalize(self, self._courier.stop)
 
     def send(self, token: str, push: Push) -> Result:
@@ -420,7 +452,7 @@ class Apns:
             return Result(Outcome.RETRY, error="no connection in time")
 
 
-def _check_key() -> None:
+def _key() -> ec.EllipticCurvePrivateKey:
     path = settings.APNS_KEY_FILE
     try:
         with open(path, "rb") as file:
@@ -433,3 +465,4 @@ def _check_key() -> None:
         raise ImproperlyConfigured(f"APNS_KEY_FILE {path!r} is no key of Apple's: those are ES256")
     if settings.APNS_CA_FILE and not os.path.isfile(settings.APNS_CA_FILE):
         raise ImproperlyConfigured(f"APNS_CA_FILE {settings.APNS_CA_FILE!r} can't be read")
+    return key
