@@ -25,17 +25,22 @@ MAX_KEYS_PER_CALL = 1_000
 
 
 class Script:
-    """A Lua file, called by its hash; Redis is given the text when it does not know it (yet, or any more)."""
+    """A Lua file."""
 
     def __init__(self, name: str) -> None:
         self._text = (Path(__file__).parent / "lua" / f"{name}.lua").read_text()
         self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
-    async def __call__(self, pipe: Pipe, keys: Collection[str], *args: Any) -> Any:
+    async def carry_out(self, pipe: Pipe, keys: Collection[str], *args: Any) -> Any:
+        """Always with its text: a second try could put a `depart` behind the `arrive` that was asked meanwhile."""
+        return await pipe.execute("EVAL", self._text, len(keys), *keys, *args)
+
+    async def look_up(self, pipe: Pipe, keys: Collection[str], *args: Any) -> Any:
+        """One that changes nothing: by its hash, and with its text when Redis does not know it (yet, or any more)."""
         try:
             return await pipe.execute("EVALSHA", self._sha, len(keys), *keys, *args)
         except NoScriptError:
-            return await pipe.execute("EVAL", self._text, len(keys), *keys, *args)
+            return await self.carry_out(pipe, keys, *args)
 
 
 _arrive, _depart, _nodes_of = Script("arrive"), Script("depart"), Script("nodes_of")
@@ -63,7 +68,7 @@ class Roster:
         came: set[str] = set()
         for part in _parts(users):
             keys = [self._held_by(node), *map(self._key, part)]
-            came |= _strings(await _arrive(self._pipe, keys, node, now, now + ENTRY_TTL_S * 1000, *part))
+            came |= _strings(await _arrive.carry_out(self._pipe, keys, node, now, now + ENTRY_TTL_S * 1000, *part))
         return came
 
     async def depart(self, node: str, users: Collection[str]) -> set[str]:
@@ -71,14 +76,14 @@ class Roster:
         gone: set[str] = set()
         for part in _parts(users):
             keys = [self._held_by(node), *map(self._key, part)]
-            gone |= _strings(await _depart(self._pipe, keys, node, now_ms(), *part))
+            gone |= _strings(await _depart.carry_out(self._pipe, keys, node, now_ms(), *part))
         return gone
 
     async def nodes_of(self, users: Collection[str]) -> dict[str, list[str]]:
         """The nodes of each user, empty for one who is nowhere. Raises RedisError."""
         found: dict[str, list[str]] = {}
         for part in _parts(users):
-            rows = await _nodes_of(self._pipe, [self._key(user) for user in part], now_ms())
+            rows = await _nodes_of.look_up(self._pipe, [self._key(user) for user in part], now_ms())
             found |= {user: [node.decode() for node in row] for user, row in zip(part, rows, strict=True)}
         return found
 
@@ -108,7 +113,7 @@ class Registry:
 
     async def renew_lease(self, node: str, count: int, info: NodeInfo) -> bool:
         """Say that `node` lives, for the `count`th time; False when Redis does not remember the time before."""
-        before = await _lease(
+        before = await _lease.carry_out(
             self._pipe,
             [f"lease:{node}", "nodes", "node-info"],
             node,
@@ -126,7 +131,7 @@ class Registry:
 
     async def claim_dead(self) -> str | None:
         """A node whose lease has ended and whose users this caller alone now has to take offline."""
-        dead = await _claim_dead(self._pipe, ["nodes"], now_ms(), now_ms() + CLAIM_S * 1000)
+        dead = await _claim_dead.carry_out(self._pipe, ["nodes"], now_ms(), now_ms() + CLAIM_S * 1000)
         return dead.decode() if dead else None
 
     async def live_nodes(self) -> list[str]:

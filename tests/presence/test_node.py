@@ -138,6 +138,19 @@ async def test_when_the_store_forgets_everything_the_nodes_put_it_back_and_resyn
     await eventually(lambda: there.frames[-1] == b"frame")
 
 
+async def test_who_comes_back_after_the_store_has_lost_its_scripts_is_here(
+    nodes: tuple[Node, Node], store: redis.Redis
+) -> None:
+    ada, attendance = str(uuid4()), nodes[0].attendance
+    await attendance.arrive(ada)
+    store.script_flush()
+    await attendance.arrive(str(uuid4()))  # that one it knows again
+
+    await asyncio.gather(attendance.depart([ada]), attendance.arrive(ada))
+
+    assert store.exists(f"online:{ada}")
+
+
 async def test_when_the_subscription_is_cut_the_node_resyncs(nodes: tuple[Node, Node], store: redis.Redis) -> None:
     there = await connect(nodes[1])
     store.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
