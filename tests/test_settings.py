@@ -73,6 +73,7 @@ def test_production_refuses_to_start(tmp_path: Path, variable: str, value: str |
         ("CHAT_ORIGINS", "chat.example.org"),
         ("CHAT_ORIGINS", "https://chat.example.org/"),
         ("CHAT_ORIGINS", "https://*.example.org"),
+        ("WEBPUSH_CONTACT", "the admin"),
     ],
 )
 def test_rubbish_in_a_setting_is_named_in_one_line(tmp_path: Path, variable: str, value: str) -> None:
@@ -80,3 +81,12 @@ def test_rubbish_in_a_setting_is_named_in_one_line(tmp_path: Path, variable: str
     assert done.returncode != 0
     assert variable in done.stderr.splitlines()[-1]
     assert repr(value) in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("given", "value"), [("WEBPUSH_CONTACT", "mailto:ada@example.org"), ("WEBPUSH_ALLOW_PRIVATE", "yes")]
+)
+def test_half_of_web_push_is_refused_with_what_is_missing(tmp_path: Path, given: str, value: str) -> None:
+    done = manage("check", settings="base", data=tmp_path, **{given: value})
+    assert done.returncode != 0
+    assert "WEBPUSH_PRIVATE_KEY is missing" in done.stderr.splitlines()[-1]

@@ -24,6 +24,7 @@ from apps.push.subscription import BadSubscription, Subscription
 
 MAX_TITLE_CHARS, MAX_BODY_CHARS = 100, 400  # a push service takes 4,096 bytes, encryption included
 MAX_TTL = timedelta(days=28)
+APPLE = ".push.apple.com"
 
 
 # --- what is sent ----------------------------------------------------------------------------------------------------
@@ -117,6 +118,8 @@ class WebPush:
             subscription = Subscription.of(token)
         except BadSubscription as error:
             return Result(Outcome.UNREGISTERED, error=str(error))
+        if push.kind == "clear" and subscription.host.endswith(APPLE):
+            return Result(Outcome.ACCEPTED, error="not sent: Safari ends a subscription whose pushes show nothing")
         now = datetime.now(UTC)
         body = WebPusher(msgspec.to_builtins(subscription)).encode(payload_of(push))["body"]
         headers = headers_of(push, subscription.origin, now)
