@@ -124,11 +124,11 @@ class ChatSocket(WebSocketProtocol):
             payload = content.encode() if isinstance(content, str) else content
             self._write(_header(len(payload), binary) + payload)
 
-    def write_now(self, text: bytes) -> bool:
-        """Send a text frame, unless the client is behind with reading; returns whether it was sent."""
+    def write_now(self, *texts: bytes) -> bool:
+        """Send text frames, unless the client is behind with reading; returns whether they were sent."""
         if not self.may_send or not self.flow.may_write.is_set():
             return False
-        self._write(_header(len(text), binary=False) + text)
+        self._write(b"".join([_header(len(text), binary=False) + text for text in texts]))
         return True
 
     def _write(self, data: bytes) -> None:

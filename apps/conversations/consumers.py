@@ -36,6 +36,7 @@ from apps.conversations.protocol import (
     HeartbeatAck,
     Hello,
     Limits,
+    Nack,
     Presence,
     Report,
     Send,
@@ -62,6 +63,8 @@ FLOOD_FACTOR = 10  # frames per 10 s, in multiples of the send limit
 
 
 _BUSY = Unavailable("This node is busy; try again.", retry_after_ms=1_000)
+_PUT_OFF = {queue: metrics.overflows.labels(queue) for queue in ("sends", "commands", "late")}
+_NACKED_BUSY = metrics.nacked.labels(_BUSY.code)
 _answering: set["ChatConsumer"] = set()
 
 
@@ -216,7 +219,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
         if isinstance(command, Report):
             self._take_report(command)
             return
-        if isinstance(command, Send) and not self._sends.lets_in(self.last_heard):
+        if isinstance(command, Send) and not (self._is_read and self._sends.lets_in(self.last_heard)):
             self._put_off(command, "sends")
         elif self._commands.full():
             self._put_off(command, "commands")
@@ -227,8 +230,25 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     def _put_off(self, command: Command, queue: str) -> None:
         """Refuse a command for now. It is not logged: there may be many, and this has to cost next to nothing."""
-        metrics.overflows.labels(queue).inc()
-        self._reply_nack(_BUSY, command)
+        _PUT_OFF[queue].inc()
+        _NACKED_BUSY.inc()
+        if self._out is not None:
+            self._out.reply_soon(encode(_nack(_BUSY, command)))
+
+    @property
+    def _is_read(self) -> bool:
+        return self._out is not None and self._out.has_room
+
+    def _put_off_sends(self) -> None:
+        """Of a client that does not read: what waits for it must not count against the others."""
+        now = time.monotonic()
+        for _ in range(self._commands.qsize()):
+            waiting = self._commands.get_nowait()
+            if waiting is not None and isinstance(waiting[0], Send):
+                self._sends.end(now, now, answered=False)
+                self._put_off(waiting[0], "sends")
+            else:
+                self._commands.put_nowait(waiting)
 
     def _forget_commands(self) -> None:
         now = time.monotonic()
@@ -267,7 +287,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     async def _work(self, out: Outgoing) -> None:
         """What has begun is brought to its end, also when the socket closes: a stored message has to be delivered."""
-        while await out.room() and (waiting := await self._commands.get()) is not None:
+        while await self._until_it_reads(out) and (waiting := await self._commands.get()) is not None:
             command, asked_at = waiting
             if not isinstance(command, Send):
                 await self._slow_down()
@@ -278,6 +298,11 @@ class ChatConsumer(AsyncWebsocketConsumer):
             _answering.add(self)
             await self._answer(command, asked_at)
             _answering.discard(self)
+
+    async def _until_it_reads(self, out: Outgoing) -> bool:
+        if not out.has_room:
+            self._put_off_sends()
+        return await out.room()
 
     async def _slow_down(self) -> None:
         """What only reads costs more than a message, so one connection may do no more of it; it waits for its turn."""
@@ -336,9 +361,10 @@ class ChatConsumer(AsyncWebsocketConsumer):
     def _refuse_command(self, error: ChatError, command: Command) -> None:
         client_msg_id = str(command.client_msg_id) if isinstance(command, Send) else None
         logger.info("refused", extra={"code": error.code, "client_msg_id": client_msg_id})
-        self._reply_nack(error, command)
-
-    def _reply_nack(self, error: ChatError, command: Command) -> None:
         metrics.nacked.labels(error.code).inc()
-        client_msg_id = str(command.client_msg_id) if isinstance(command, Send) else UNSET
-        self._reply(encode(nack(error, ref=getattr(command, "ref", UNSET), client_msg_id=client_msg_id)))
+        self._reply(encode(_nack(error, command)))
+
+
+def _nack(error: ChatError, command: Command) -> Nack:
+    client_msg_id = str(command.client_msg_id) if isinstance(command, Send) else UNSET
+    return nack(error, ref=getattr(command, "ref", UNSET), client_msg_id=client_msg_id)

@@ -17,10 +17,12 @@ from apps.presence import metrics, node
 logger = logging.getLogger(__name__)
 
 BEHIND_S = 30.0  # how long a client may need until it has read up to its `resync`
+TOGETHER_S = 0.2  # how long an answer that need not come at once waits for others
+MOST_TOGETHER = 64
 LAST_WORDS_S = 1.0  # how long a client that is closed may need to read what says why
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-WriteNow = Callable[[bytes], bool]  # a text frame; False: not now
+WriteNow = Callable[..., bool]  # text frames; False: not now
 
 
 class Outgoing:
@@ -33,6 +35,8 @@ class Outgoing:
         self._backlog = Backlog(node.RESYNC_FRAME)
         self._something_waits = asyncio.Event()
         self._something_went = asyncio.Event()
+        self._not_at_once: list[bytes] = []
+        self._next_time: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._close_code = 1000
         self._writer: asyncio.Task[None] | None = None
@@ -65,9 +69,33 @@ class Outgoing:
             metrics.overflows.labels("answers").inc()
             self._give_up(4408)
 
+    def reply_soon(self, frame: bytes) -> None:
+        """An answer that says "later" anyway: of a flood of them, many go out together at the cost of one."""
+        if not self.is_open:
+            return
+        self._not_at_once.append(frame)
+        if len(self._not_at_once) >= MOST_TOGETHER:
+            self._reply_together()
+        elif self._next_time is None:
+            self._next_time = asyncio.get_running_loop().call_later(TOGETHER_S, self._reply_together)
+
+    def _reply_together(self) -> None:
+        if self._next_time is not None:
+            self._next_time.cancel()
+            self._next_time = None
+        frames, self._not_at_once = self._not_at_once, []
+        if frames and not self._goes_now(*frames):
+            for frame in frames:
+                self.reply(frame)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the client reads its answers."""
+        return self._backlog.has_room
+
     async def room(self) -> bool:
         """Wait until the client has read enough of its answers; False when it is gone."""
-        while self.is_open and not self._backlog.has_room:
+        while self.is_open and not self.has_room:
             self._something_went.clear()
             await self._something_went.wait()
         return self.is_open
@@ -75,6 +103,7 @@ class Outgoing:
     def close(self, code: int) -> None:
         """After what is waiting to go out, as that may say why; does not wait for it."""
         if self.is_open:
+            self._reply_together()
             self.is_open, self._close_code = False, code
             self._within(LAST_WORDS_S)
             self._wake()
@@ -82,16 +111,17 @@ class Outgoing:
     def end(self) -> None:
         """The client is gone."""
         self.is_open = False
+        self._reply_together()
         self._within(None)
         if self._writer is not None:
             self._writer.cancel()
         self._wake()
 
     # --- how it goes out ---------------------------------------------------------------------------------------------
-    def _goes_now(self, frame: bytes) -> bool:
+    def _goes_now(self, *frames: bytes) -> bool:
         if self._write_now is None or self._writer is None or not self._backlog.is_empty:
             return False
-        return self._write_now(frame)
+        return self._write_now(*frames)
 
     async def _write(self) -> None:
         try:

@@ -2,13 +2,14 @@
 
 import asyncio
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from asgiref.sync import sync_to_async
 from channels.testing import WebsocketCommunicator
 
 from apps.accounts.models import User
-from apps.conversations import outgoing
+from apps.conversations import admission, outgoing
 from apps.conversations.backlog import MAX_FRAMES
 from apps.presence import node
 from chatproject.asgi import application
@@ -131,4 +132,43 @@ async def test_a_session_that_ends_closes_its_socket_though_it_does_not_read(
     await consumer.close(4401)
 
     assert await socket.receive() == {"type": "close", "code": 4401}
+    await socket.close()
+
+
+async def test_what_waits_for_it_does_not_count_against_others(
+    ada: Client, bob: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apps.conversations.backlog.MAX_FRAMES", 8)
+    socket, line, consumer = await connect(ada)
+    asked = [str(uuid4()) for _ in range(20)]
+    for client_msg_id in asked:
+        await socket.send({"type": "message.send", "client_msg_id": client_msg_id, "to": "bob", "content": "x"})
+    await eventually(lambda: consumer._commands.empty() and not consumer._is_read)
+    assert admission.door().sends.under_way == 0
+    line.reads.set()
+
+    answers = [await socket.receive("ack", "nack") for _ in asked]
+
+    assert {answer["client_msg_id"] for answer in answers} == set(asked)
+    assert {answer.get("code") for answer in answers} == {None, "unavailable"}
+    assert (await socket.say(to="bob"))["type"] == "ack"
+    await socket.close()
+
+
+async def test_a_node_with_too_much_to_do_says_so_to_each_message_before_it_closes(
+    ada: Client, bob: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apps.conversations.history.pressure.LOWEST", 0)
+    admission.door().sends.bound = 0
+    socket, line, consumer = await connect(ada)
+    line.reads.set()
+    for _ in range(5):
+        await socket.send({"type": "message.send", "client_msg_id": str(uuid4()), "to": "bob", "content": "x"})
+    await eventually(lambda: len(consumer._out._not_at_once) == 5)
+    await consumer.close(4401)
+
+    answers = [await socket.receive("nack", "close") for _ in range(6)]
+
+    assert [answer.get("code") for answer in answers] == ["unavailable"] * 5 + [4401]
+    assert all(answer["retry_after_ms"] for answer in answers[:5])
     await socket.close()
