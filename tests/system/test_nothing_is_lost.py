@@ -22,12 +22,14 @@ USERS, GROUP, ROUNDS = 200, 40, 6
 def chat(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Installation]:
     stack, server = request.param.split("-")
     stores = request.getfixturevalue(f"{stack}_stores")
-    with Installation(tmp_path, stores, nodes=4, server=server) as installation:
+    with Installation(tmp_path, stores, nodes=4, server=server, CHAT_AUDIT_INTERVAL="1") as installation:
         yield installation
 
 
 @pytest.mark.timeout(240)
-async def test_a_node_is_killed_while_200_people_chat_and_nothing_acked_is_lost(chat: Installation) -> None:
+async def test_a_node_is_killed_while_200_people_chat_and_nothing_acked_is_lost(
+    chat: Installation, tmp_path: Path
+) -> None:
     users = chat.load_users(USERS, GROUP)
     clients = [ChatClient(user["token"], chat.socket_urls, _conversations(user)) for user in users]
     async with AsyncExitStack() as stack:
@@ -54,6 +56,8 @@ async def test_a_node_is_killed_while_200_people_chat_and_nothing_acked_is_lost(
 
     assert sum(len(client.acked) for client in clients) == said
     _check_everything_is_there(clients)
+    assert ": nothing found" in chat.manage("audit_history")
+    assert not [log for log in (tmp_path / "log").iterdir() if "the audit found" in log.read_text()]
 
 
 def _conversations(user: dict[str, Any]) -> list[str]:
