@@ -35,8 +35,8 @@ row = adding_to(ROWS)
 @row("nodes", "a node dies between two steps of a send")
 async def node_dies(scene: Scene) -> None:
     places = [place for place in FAILPOINTS if scene.world.stack == "embedded" or place not in SQLITE_ONLY]
-    # Each place on SQLite; starting a node takes its time.
-    places = scene.random.sample(places, scene.size(len(places) if scene.world.stack == "embedded" else 4, 2))
+    # Each place on SQLite, in short; starting a node takes its time.
+    places = scene.random.sample(places, scene.size(len(places) if scene.world.stack == "embedded" else 2, 4))
     one, other = scene.pick(2)
     await asyncio.gather(_dies_at(scene, one, places[::2]), _dies_at(scene, other, places[1::2]))
 
@@ -52,7 +52,7 @@ async def _dies_at(scene: Scene, node: Node, places: list[str]) -> None:
         except AssertionError:
             raise Failed(f"{node.name} never came to {place}") from None
         scene.world.is_down(node)
-        scene.note(f"{node.name} died at {place}")
+        scene.strikes(f"{node.name} died at {place}")
         if process.returncode != -signal.SIGKILL:
             raise Failed(f"{node.name} ended with {process.returncode} at {place}")
     await scene.world.start_node(node)
@@ -64,7 +64,7 @@ async def node_freezes(scene: Scene) -> None:
     assert node.process is not None
     node.process.send_signal(signal.SIGSTOP)
     scene.world.is_down(node)
-    scene.note(f"{node.name} is frozen")
+    scene.strikes(f"{node.name} is frozen")
     try:
         await scene.goes_on()
         await scene.hold(8, 12)  # its lease is of 6 s
@@ -94,7 +94,7 @@ async def redis_emptied(scene: Scene) -> None:
         with scene.world.redis as redis:
             # On the embedded stack it is the broker too, in another database; that one is no hint.
             redis.flushall() if scene.world.stack == "full" else redis.flushdb()
-        scene.note("Redis is empty")
+        scene.strikes("Redis is empty")
         await scene.goes_on()
         await scene.hold(1, 5)
 
@@ -102,7 +102,7 @@ async def redis_emptied(scene: Scene) -> None:
 @row("redis", "Redis is killed and started again")
 async def redis_restarted(scene: Scene) -> None:
     await scene.world.kill_service("REDIS_URL")
-    scene.note("Redis is killed")
+    scene.strikes("Redis is killed")
     await scene.hold(0.5, 3)
     await scene.world.start_service("REDIS_URL")
     scene.note("Redis runs")
@@ -113,7 +113,7 @@ async def redis_away(scene: Scene) -> None:
     line = scene.world.lines["REDIS_URL"]
     breaking = scene.random.choice([line.refuse, line.hold])
     breaking()
-    scene.note(f"Redis: {breaking.__name__}")
+    scene.strikes(f"Redis: {breaking.__name__}")
     await scene.hold(4, 20)
     await line.mend()
 
@@ -130,7 +130,7 @@ async def redis_restored(scene: Scene) -> None:
     await asyncio.to_thread(shutil.rmtree, data)
     older.rename(data)
     await scene.world.start_service("REDIS_URL")
-    scene.note("Redis is as it was")
+    scene.strikes("Redis is as it was")
 
 
 @row("redis", "connections to Redis are cut")
@@ -139,7 +139,7 @@ async def redis_cut(scene: Scene) -> None:
         kind = scene.random.choice(["pubsub", "pubsub", "normal"])
         with scene.world.redis as redis:
             redis.client_kill_filter(_type=kind, skipme=True)
-        scene.note(f"connections of type {kind} are cut")
+        scene.strikes(f"connections of type {kind} are cut")
         await scene.hold(0.7, 3)
         await scene.goes_on()
 
@@ -148,7 +148,7 @@ async def redis_cut(scene: Scene) -> None:
 @row("history", "Cassandra freezes", FULL)
 async def cassandra_freezes(scene: Scene) -> None:
     scene.world.signal_service("CASSANDRA_URL", signal.SIGSTOP)
-    scene.note("Cassandra is frozen")
+    scene.strikes("Cassandra is frozen")
     try:
         await scene.hold(4, 12)
     finally:
@@ -180,7 +180,7 @@ async def cassandra_late(scene: Scene) -> None:
 async def cassandra_answers_lost(scene: Scene) -> None:
     line = scene.world.lines["CASSANDRA_URL"]
     line.lose_answers()
-    scene.note("answers are lost")
+    scene.strikes("answers are lost")
     await scene.hold(4, 12)
     await line.mend()
 
@@ -235,7 +235,7 @@ async def _away(scene: Scene, name: str) -> None:
     """Members who are known go on sending."""
     line = scene.world.lines[name]
     line.refuse()
-    scene.note("it is away")
+    scene.strikes("it is away")
     await scene.goes_on()
     await scene.hold(3, 20)
     await scene.goes_on()

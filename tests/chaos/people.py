@@ -54,6 +54,8 @@ class Person(ChatClient):
         self.acks: list[Acked] = []
         self.turns_deaf = False  # to acks, as if each were lost on its way
         self.clock_off_s: float | None = None
+        self.partner_is_here = False  # and it is their only conversation
+        self.is_silent = False
         self._door, self._recorder, self._absent = door, recorder, absent
         self._chosen: str | None = None
         self._sent_at: dict[str, float] = {}

@@ -31,6 +31,7 @@ PACE_S = 1.0  # between two messages of one person, on average
 RECOVERY_S = 120
 PATIENCE = 10  # messages that do not go out; then one waits before saying more
 PUSHES_S = 90
+SHORT_S, LONG_S = 240, 900  # for a whole scene, if a machine is that busy
 
 
 class Failed(AssertionError):
@@ -88,6 +89,21 @@ class Scene:
     def figure(self, name: str, value: str) -> None:
         self.outcome.figures[name] = value
 
+    def strikes(self, what: str) -> None:
+        """
+        Something breaks now, and two people have a last word about it.
+
+        Whatever of it is lost on the way, no later message brings to light.
+        """
+        self.note(what)
+        pairs = [person for person in self.people if person.partner_is_here and not person.is_silent]
+        for person in self.random.sample(pairs, min(1, len(pairs))):
+            (conversation,) = person.views
+            both = [each for each in self.people if conversation in each.views]
+            for each in both:
+                each.is_silent = True
+                each.say(conversation, f"{each.name} says no more")
+
     async def hold(self, short_s: float, long_s: float) -> None:
         """How long something stays broken."""
         await asyncio.sleep(short_s if self._short else self.random.uniform(short_s, long_s))
@@ -139,7 +155,7 @@ class Scene:
     async def play(self, fault: Fault) -> Outcome:
         """Never raises for what the chat does: that is a violation."""
         try:
-            async with self._exits:
+            async with self._exits, asyncio.timeout(self.size(SHORT_S, LONG_S)):
                 await self.world.heal()  # whatever a scene before has left
                 await self._gather_people()
                 await self._break(fault)
@@ -172,6 +188,7 @@ class Scene:
             if index not in NOWHERE:
                 conversations = [user["direct_conversation_id"], *([self.group] if index < GROUP else [])]
                 person = Person(user, conversations, self.door, self.recorder, self._absent)
+                person.partner_is_here = GROUP <= index < CAST - len(NOWHERE) * 2
                 self.people.append(await self._exits.enter_async_context(person))
         await self._all(lambda person: person.settled, "not everyone got in")
         self._talking = asyncio.create_task(self._talk())
@@ -190,7 +207,7 @@ class Scene:
         async def one(person: Person) -> None:
             number = 0
             while True:
-                if len(person.waiting) < PATIENCE:
+                if len(person.waiting) < PATIENCE and not person.is_silent:
                     person.say(self.random.choice(list(person.views)), f"{person.name} says {number}")
                     number += 1
                 await asyncio.sleep(self.random.uniform(0, 2 * PACE_S))
