@@ -9,7 +9,7 @@ import sys
 import time
 
 from tests.load.bench import measure
-from tests.load.machine import allow_many_sockets
+from tests.load.machine import allow_many_sockets, end_when_told
 from tests.load.options import ARTEFACTS, Refused, plan_of_environment
 from tests.load.report import new_report, save, table
 from tests.load.targets import BASE_DIR
@@ -22,6 +22,7 @@ def main() -> int:
         print(f"bench: {refusal}", file=sys.stderr)
         return 2
     allow_many_sockets()
+    end_when_told()
     report = new_report(BASE_DIR, time.strftime("%Y-%m-%d %H:%M:%S"))
     try:
         measure(plan, report)

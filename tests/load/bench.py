@@ -89,14 +89,14 @@ def _line(outcome: Outcome) -> str:
 
 async def _one(plan: Plan, target: Target, workload: str, *, warm: bool) -> Outcome:
     if warm and plan.size.warm_up:
-        await _warm_up(target)
+        await warm_up(target)
     name = f"{workload}-{target.name}-{target.nodes}"
     run = Run(target, plan.size, plan.artefacts / f"{name}.jsonl")
     with _flame(target, plan.artefacts / f"{name}.svg") if plan.flame else contextlib.nullcontext():
         return await WORKLOADS[workload](run)
 
 
-async def _warm_up(target: Target) -> None:
+async def warm_up(target: Target) -> None:
     """What compiles as it runs, or reads what it needs the first time, does so before anything counts."""
     crowd = await target.gather(WARM_UP_PEOPLE)
     await crowds.connect(crowd.clients)
@@ -107,11 +107,12 @@ async def _warm_up(target: Target) -> None:
 @contextlib.contextmanager
 def _flame(target: Target, file: Path) -> Iterator[None]:
     """Where one of the target's Python servers spends its time meanwhile, as a flame graph."""
-    pids = target.processes().get("node") or target.processes().get(target.name, [])
     file.parent.mkdir(parents=True, exist_ok=True)
     uv = str(Path(sys.executable).with_name("uv"))
     record = [uv, "tool", "run", "--quiet", "py-spy", "record", "--nonblocking", "--output", str(file), "--pid"]
-    sampler = subprocess.Popen([*record, str(pids[0])], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    sampler = subprocess.Popen(
+        [*record, str(target.servers()[0])], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         yield
     finally:

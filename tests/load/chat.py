@@ -134,6 +134,7 @@ class ChatClient:
         self.applied: list[tuple[float, Message]] = []
         self.said: list[Said] = []
         self.nacks: dict[str, int] = {}
+        self.presences = 0  # how often it heard that somebody came or went
         self.gaps = 0
         self._token, self._port, self._tally = token, port, tally
         self._held: dict[tuple[str, int], Message] = {}
@@ -225,6 +226,8 @@ class ChatClient:
                 self.user_id, self.node = user.id if user is not None else "", node
                 if not self._hello.done():
                     self._hello.set_result(None)
+            case Presence():
+                self.presences += 1
             case Resync(spread_ms):
                 self._loop.call_later(random.uniform(0, spread_ms / 1000), self._catch_up_in_passing)
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.load.bench import measure
-from tests.load.machine import allow_many_sockets
+from tests.load.machine import allow_many_sockets, end_when_told
 from tests.load.options import ARTEFACTS, Refused, chosen, plan_of_environment
 from tests.load.report import Report, Result, new_report, save, spread, table
 from tests.load.targets import BASE_DIR, Chat, Checkout
@@ -70,6 +70,7 @@ def main() -> int:
             raise Refused("say with what to compare: make bench-compare BASE=<commit>")
         stacks = chosen("STACKS", "embedded", ["embedded", "full"])
         allow_many_sockets()
+        end_when_told()
         with checkout(commit) as base:
             targets = [target for stack in stacks for target in (Chat(stack, base, f"{stack}@{commit}"), Chat(stack))]
             plan = replace(plan_of_environment(), targets=targets)

@@ -3,6 +3,7 @@
 import os
 import platform
 import resource
+import signal
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,15 @@ def allow_many_sockets() -> None:
     """As many open files as the system lets this process, and what it starts, have."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def end_when_told() -> None:
+    """On SIGTERM too, what was started is stopped: Python would end at once, and it would not."""
+    signal.signal(signal.SIGTERM, _told_to_end)
+
+
+def _told_to_end(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def description() -> str:
@@ -69,6 +79,6 @@ def cpu_s(roots: Mapping[str, Iterable[int]]) -> dict[str, float]:
     }
 
 
-def memory_bytes(roots: Mapping[str, Iterable[int]]) -> dict[str, int]:
-    """Resident memory of each kind of process."""
-    return {kind: sum(int(stat[21]) for stat in family) * PAGE_BYTES for kind, family in _families(roots).items()}
+def memory_bytes(pids: Iterable[int]) -> int:
+    """Resident memory of these processes, with their children."""
+    return sum(int(stat[21]) for stat in _families({"": pids})[""]) * PAGE_BYTES

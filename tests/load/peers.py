@@ -72,7 +72,10 @@ class Peer(Target):
 
     def processes(self) -> dict[str, list[int]]:
         kinds = {service.name: [int(service.pid_file.read_text())] for service in self._running}
-        return kinds | {self.name: [server.pid for server in self._servers]}
+        return kinds | {self.name: self.servers()}
+
+    def servers(self) -> list[int]:
+        return [server.pid for server in self._servers]
 
 
 # --- a Channels app by the book --------------------------------------------------------------------------------------

@@ -91,6 +91,10 @@ class Target(ABC):
         """Pids by kind; what they start belongs to them."""
 
     @abstractmethod
+    def servers(self) -> list[int]:
+        """Of these, the pids of those that hold the connections."""
+
+    @abstractmethod
     async def gather(self, people: int, groups: Sequence[Sequence[int]] = ()) -> Crowd[Any]:
         """People in pairs, and in these groups of them, none of them connected."""
 
@@ -126,7 +130,7 @@ class Chat(Target):
 
     def run(self) -> None:
         if self._stack == "full":
-            self._python("-m", "chatproject.stack", "start")
+            self.python("-m", "chatproject.stack", "start")
         with (self.data / "supervisor.log").open("w") as log:
             self._supervisor = subprocess.Popen(
                 [self._checkout.python, "-m", "chatproject.supervisor"],
@@ -146,7 +150,7 @@ class Chat(Target):
             self._supervisor.communicate(timeout=STOP_S)
             self._supervisor = None
         if self._stack == "full":
-            self._python("-m", "chatproject.stack", "stop")
+            self.python("-m", "chatproject.stack", "stop")
 
     def processes(self) -> dict[str, list[int]]:
         kinds: dict[str, list[int]] = {}
@@ -156,10 +160,13 @@ class Chat(Target):
             kinds[directory.name] = pids_in(directory)
         return kinds
 
+    def servers(self) -> list[int]:
+        return self.processes()["node"]
+
     async def gather(self, people: int, groups: Sequence[Sequence[int]] = ()) -> Crowd[ChatClient]:
         """The first group may have any size if it begins with the first of them; the others have up to 101 members."""
         large = len(groups[0]) if groups and groups[0][0] == 0 else 0
-        listing = self._python("manage.py", "loadtest_users", str(people), "--group-size", str(large))
+        listing = self.python("manage.py", "loadtest_users", str(people), "--group-size", str(large))
         users = [json.loads(line) for line in listing.splitlines() if line.startswith("{")]
         tally = Tally()
         clients = [ChatClient(user["username"], user["token"], self.port, tally) for user in users]
@@ -185,7 +192,7 @@ class Chat(Target):
         answer.raise_for_status()
         return str(answer.json()["id"])
 
-    def _python(self, *arguments: str) -> str:
+    def python(self, *arguments: str) -> str:
         done = subprocess.run(
             [self._checkout.python, *arguments],
             cwd=self._checkout.directory, env=self._environment, capture_output=True, text=True, check=False,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.load.bench import Plan, measure
+from tests.load.curves import power
 from tests.load.pace import next_rate
 from tests.load.peers import Channels, Ejabberd
 from tests.load.report import Result, new_report, spread, table
@@ -56,6 +57,16 @@ def test_the_rate_doubles_until_one_breaks_and_is_then_halved_in_between() -> No
 def test_a_first_rate_that_breaks_is_halved_but_not_for_ever() -> None:
     assert next_rate(None, 200, 200) == 100
     assert next_rate(None, 25, 200) is None
+
+
+# --- the curves ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("exponent", "told"), [(0, 0.0), (1, 1.0), (2, 2.0)])
+def test_a_curve_tells_by_what_power_a_cost_grows(exponent: int, told: float) -> None:
+    assert power([(size, 7.0 * size**exponent) for size in (10, 100, 1_000)]) == pytest.approx(told)
+
+
+def test_what_costs_nothing_measurable_does_not_grow() -> None:
+    assert power([(10, 0.0), (100, 0.0)]) == 0
 
 
 # --- the count -------------------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ async def mixed(run: Run) -> Outcome:
     people = run.size.mixed
     members = [range(first, first + GROUP) for first in range(1, people, GROUP) if first + GROUP <= people]
     visitors = people // 50 or 1
-    crowd: Crowd[ChatClient] = await run.target.gather(people + visitors + (people + visitors) % 2, members)
+    crowd: Crowd[ChatClient] = await run.target.gather(people + visitors, members)
     await crowds.connect(crowd.clients)
     user_ids = [client.user_id for client in crowd.clients]
     for index, client in enumerate(crowd.clients[:people]):
@@ -178,7 +178,7 @@ async def idle(run: Run) -> Outcome:
     """Connections with their login, and then nothing but heartbeats."""
     crowd = await run.target.gather(run.size.idle)
     processes, number = run.target.processes(), run.size.idle
-    memory, cpu = sum(memory_bytes(processes).values()), sum(cpu_s(processes).values())
+    memory, cpu = memory_bytes(run.target.servers()), sum(cpu_s(processes).values())
     took, turned_away = await crowds.connect(crowd.clients)
     connected = sum(cpu_s(processes).values())
     await asyncio.sleep(run.size.idle_s)
@@ -186,7 +186,7 @@ async def idle(run: Run) -> Outcome:
     figures = {
         "connects/s": number / took,
         "CPU µs/connect": (connected - cpu) / number * 1e6,
-        "KB/connection": (sum(memory_bytes(processes).values()) - memory) / number / 1e3,
+        "KB/connection": (memory_bytes(run.target.servers()) - memory) / number / 1e3,
         "idle CPU %": (rested - connected) / run.size.idle_s * 100,
         "turned away": float(turned_away),
         "cut off": float(sum(not client.is_open for client in crowd.clients)),
@@ -204,7 +204,7 @@ async def storm(run: Run) -> Outcome:
     await crowds.connect(speakers)
     for group in crowd.groups:  # and what the group's making says is one more
         await pace.fill(crowd, group, size.missed - 1)
-    await _until_quiet(run.target)
+    await until_quiet(run.target)
     others = [client for client in crowd.clients if client not in speakers]
     before, started = sum(cpu_s(run.target.processes()).values()), time.monotonic()
     turned_away = sum(await asyncio.gather(*map(_come_back, others)))
@@ -223,7 +223,7 @@ async def _come_back(client: ChatClient) -> int:
     return turned_away
 
 
-async def _until_quiet(target: Target) -> None:
+async def until_quiet(target: Target) -> None:
     """Until what was handed over for later is done, so that it is not measured with what comes next."""
     deadline = time.monotonic() + QUIET_DEADLINE_S
     before = sum(cpu_s(target.processes()).values())
@@ -242,7 +242,7 @@ async def history(run: Run) -> Outcome:
     await crowds.connect(crowd.clients)
     (conversation,) = crowd.pairs
     await pace.fill(crowd, conversation, run.size.messages)
-    await _until_quiet(run.target)
+    await until_quiet(run.target)
     callers = [crowd.clients[index % 2].twin(Tally()) for index in range(run.size.callers)]
     await crowds.connect(callers)
     asks = [partial(caller.newest, conversation.id, PAGE) for caller in callers]

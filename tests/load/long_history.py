@@ -1,0 +1,41 @@
+"""
+Messages straight into the log, by the log's own door: `python -m tests.load.long_history CONVERSATION SENDER NUMBER`.
+
+For conversations so long that to say all of it would take hours. The environment says which store.
+"""
+
+import asyncio
+import os
+import sys
+from uuid import UUID, uuid4
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings.base")
+django.setup()
+
+from apps.conversations.history import store_from_settings  # noqa: E402  (needs the app registry)
+from apps.conversations.messages import Draft  # noqa: E402
+from apps.conversations.models import Conversation  # noqa: E402
+
+AT_ONCE = 50
+
+
+async def write(conversation_id: UUID, sender_id: UUID, number: int, members_version: int) -> None:
+    store = store_from_settings()
+    await store.start()
+    for first in range(0, number, AT_ONCE):
+        numbers = range(first, min(first + AT_ONCE, number))
+        drafts = [Draft(conversation_id, sender_id, uuid4(), f"{each} green bottles") for each in numbers]
+        await store.append(drafts, members_version)
+    await store.close()
+
+
+def main() -> None:
+    conversation_id, sender_id, number = UUID(sys.argv[1]), UUID(sys.argv[2]), int(sys.argv[3])
+    members_version = Conversation.objects.values_list("members_version", flat=True).get(id=conversation_id)
+    asyncio.run(write(conversation_id, sender_id, number, members_version))
+
+
+if __name__ == "__main__":
+    main()
