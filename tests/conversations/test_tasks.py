@@ -280,6 +280,7 @@ async def test_reading_withdraws_what_waits_and_takes_away_what_is_shown(
     await notify_of(waiting)
 
     await services.mark_read(bob.person, conversation_id, waiting.seq)
+    assert [record.state for record in await records()] == ["sent", "withdrawn", "waiting"]
     await make_due()
     await sync_to_async(tasks.send_due)()
     await services.mark_read(bob.person, conversation_id, waiting.seq)
