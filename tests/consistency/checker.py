@@ -101,7 +101,7 @@ class _Message:
     @property
     def refused(self) -> bool:
         """For good: the one and only try was answered so."""
-        return self.failed > 0 and self.invokes <= 1 and not (self.unknown or self.acked)
+        return self.failed > 0 and self.invokes <= 1 and not self.unknown
 
 
 class _Ranges:
@@ -341,7 +341,7 @@ class _Conversation:
     def _unpushed(self) -> Iterator[_Finding]:
         for number, line in self.absences:
             message = self.messages.get(line.client_msg_id)
-            if message is not None and message.acked and self.pushed[line.member] < message.acked_as:
+            if message is not None and self.pushed[line.member] < message.acked_as:
                 detail = f"{line.member} was told of {message.client_msg_id} by no push"
                 yield Name.UNPUSHED, detail, [message.acked, number]
 

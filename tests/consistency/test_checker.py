@@ -25,6 +25,7 @@ FOUND = {
     "forgotten.by_the_history": [("forgotten", (4, 5, 7))],
     "gap.below_the_head": [("gap", (4,))],
     "gap.in_a_view": [("gap", (7, 8))],
+    "gap.in_a_view_of_whom_nothing_is_said": [("gap", (7, 8))],
     "gap.in_the_history": [("gap", (6,))],
     "lost.from_a_view": [("lost", (5, 9))],
     "lost.from_one_of_two_views": [("lost", (5, 12))],
