@@ -197,6 +197,23 @@ def test_workers_come_with_the_same_token_and_so_does_one_that_starts_again(
     assert len(server.provider_tokens) == 1
 
 
+def test_a_token_is_the_same_whoever_makes_it_within_a_half_hour_and_renewed_once_for_all(
+    server: ApnsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1_795_521_600.0 + 60]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    first, second = (module._Credentials(server.key_id, server.team_id, server.key) for _ in range(2))
+    refused = first.get_authorization_header(None)
+    now[0] += 25 * 60
+    assert second.get_authorization_header(None) == refused
+    first.renew(refused)
+    renewed = first.get_authorization_header(None)
+    assert renewed != refused
+    now[0] += 1
+    first.renew(refused)  # another push that had it
+    assert first.get_authorization_header(None) == renewed
+
+
 def test_over_a_day_apple_sees_a_new_token_no_more_often_than_it_wants_and_none_that_is_too_old(
     server: ApnsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,12 +264,17 @@ def test_what_was_on_a_connection_that_ends_goes_again_on_the_next(
     assert server.connections == 2
 
 
-@pytest.mark.parametrize("answer", [Answer(goaway=True), Answer(cut=True), Answer(reset=True)])
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [(Answer(goaway=True), "GOAWAY"), (Answer(cut=True), "Connection"), (Answer(reset=True), "the stream was reset")],
+)
 def test_what_never_gets_an_answer_is_unknown_and_not_failed(
-    server: ApnsServer, provider: Apns, answer: Answer
+    server: ApnsServer, provider: Apns, answer: Answer, error: str
 ) -> None:
     server.always = answer
-    assert provider.send(PHONE, a_push()).outcome is Outcome.RETRY
+    result = provider.send(PHONE, a_push())
+    assert result.outcome is Outcome.RETRY
+    assert error in result.error
     server.always = None
     assert provider.send(PHONE, a_push()).outcome is Outcome.ACCEPTED
 
