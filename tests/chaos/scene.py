@@ -29,6 +29,7 @@ GROUP = 10
 NOWHERE = (CAST - 3, CAST - 1)  # each the other one of a direct conversation whose first is here
 PACE_S = 1.0  # between two messages of one person, on average
 RECOVERY_S = 120
+MAX_SHOWN = 10  # violations; the record has them all
 PATIENCE = 10  # messages that do not go out; then one waits before saying more
 PUSHES_S = 90
 SHORT_S, LONG_S = 240, 900  # for a whole scene, if a machine is that busy
@@ -54,7 +55,9 @@ class Outcome:
     def __str__(self) -> str:
         lines = [f"{self.fault} on the {self.stack} stack, SEED={self.seed}, {self.acked} acked"]
         lines += [f"  {at:7.2f} s  {what}" for at, what in self.timeline]
-        return "\n".join([*lines, *(f"  {violation}" for violation in self.violations)])
+        lines += [f"  {violation}" for violation in self.violations[:MAX_SHOWN]]
+        hidden = len(self.violations) - MAX_SHOWN
+        return "\n".join([*lines, *([f"  and {hidden} more"] if hidden > 0 else [])])
 
 
 Fault = Callable[["Scene"], Awaitable[None]]
@@ -164,6 +167,7 @@ class Scene:
                 await self._read_history()
                 await self._collect_pushes()
         except (AssertionError, OSError, httpx.HTTPError) as error:
+            self._forget_absences()  # nobody has looked for their pushes
             self.outcome.violations.append(f"{type(error).__name__}: {error}")
             self.note("broken off")
         self.outcome.acked = self.acked
@@ -293,7 +297,7 @@ class Scene:
             return newest
 
         if self.pushes_may_be_lost:
-            self.lines = [line for line in self.lines if not isinstance(line, Absent)]
+            self._forget_absences()
             return
         # In vain: the checker says what is missing.
         with suppress(AssertionError):
@@ -301,6 +305,9 @@ class Scene:
         for conversation, seq in pushed().items():
             if seq:
                 self.recorder.push("scene", self._absent[conversation][0], conversation, seq)
+
+    def _forget_absences(self) -> None:
+        self.lines[:] = [line for line in self.lines if not isinstance(line, Absent)]
 
     def _bystanders_p99_ms(self) -> float | None:
         """Of those whose connection held all the time."""
