@@ -90,3 +90,24 @@ def test_half_of_web_push_is_refused_with_what_is_missing(tmp_path: Path, given:
     done = manage("check", settings="base", data=tmp_path, **{given: value})
     assert done.returncode != 0
     assert "WEBPUSH_PRIVATE_KEY is missing" in done.stderr.splitlines()[-1]
+
+
+APNS = {"APNS_KEY_FILE": "key.p8", "APNS_KEY_ID": "KEY1234567", "APNS_TEAM_ID": "TEAM123456", "APNS_TOPIC": "org.chat"}
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"FCM_TOKEN_URI": "http://127.0.0.1/token"}, "FCM_SERVICE_ACCOUNT_FILE is missing"),
+        ({"FCM_ENDPOINT": "http://127.0.0.1/v1/projects"}, "FCM_SERVICE_ACCOUNT_FILE is missing"),
+        ({"APNS_HOST": "127.0.0.1"}, "APNS_KEY_FILE and APNS_KEY_ID and APNS_TEAM_ID and APNS_TOPIC is missing"),
+        ({**APNS, "APNS_TEAM_ID": ""}, "APNS_TEAM_ID is missing"),
+        ({**APNS, "APNS_TOPIC": ""}, "APNS_TOPIC is missing"),
+    ],
+)
+def test_half_of_fcm_or_apns_is_refused_with_what_is_missing(
+    tmp_path: Path, given: dict[str, str], missing: str
+) -> None:
+    done = manage("check", settings="base", data=tmp_path, **given)
+    assert done.returncode != 0
+    assert missing in done.stderr.splitlines()[-1]
