@@ -72,11 +72,16 @@ class Roster:
         return came
 
     async def depart(self, node: str, users: Collection[str]) -> set[str]:
-        """These users are no longer on `node`; returns those who are on no node now."""
+        """
+        These users are no longer on `node`; returns those who are on no node now.
+
+        Who arrives after this was asked stays, even if this is carried out later: after a lost connection it may be.
+        """
+        now = now_ms()
         gone: set[str] = set()
         for part in _parts(users):
             keys = [self._held_by(node), *map(self._key, part)]
-            gone |= _strings(await _depart.carry_out(self._pipe, keys, node, now_ms(), *part))
+            gone |= _strings(await _depart.carry_out(self._pipe, keys, node, now, now + ENTRY_TTL_S * 1000, *part))
         return gone
 
     async def nodes_of(self, users: Collection[str]) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ import redis
 from apps.accounts.models import User
 from apps.presence.bus import ChannelLayer
 from apps.presence.node import RESYNC_FRAME, BusAway, Node
+from apps.presence.registry import now_ms
 from tests.presence.test_hub import FakeSocket
 
 
@@ -149,6 +150,21 @@ async def test_who_comes_back_after_the_store_has_lost_its_scripts_is_here(
     await asyncio.gather(attendance.depart([ada]), attendance.arrive(ada))
 
     assert store.exists(f"online:{ada}")
+
+
+async def test_a_departure_that_the_store_carries_out_late_takes_nobody_away_who_has_come_back(
+    nodes: tuple[Node, Node], store: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, online = str(uuid4()), nodes[0].registry.online
+    asked_at = now_ms() - 2_000
+    await online.arrive(nodes[0].channel, [ada])
+
+    monkeypatch.setattr("apps.presence.registry.now_ms", lambda: asked_at)
+    assert await online.depart(nodes[0].channel, [ada]) == set()
+    monkeypatch.undo()
+
+    assert await online.nodes_of([ada]) == {ada: [nodes[0].channel]}
+    assert await online.held_by(nodes[0].channel) == {ada}
 
 
 async def test_when_the_subscription_is_cut_the_node_resyncs(nodes: tuple[Node, Node], store: redis.Redis) -> None:

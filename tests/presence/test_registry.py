@@ -59,8 +59,10 @@ class Model:
         return came
 
     def depart(self, node: str, users: list[str], now: int) -> set[str]:
-        known = {user for user in users if self.entries[user].pop(node, None) is not None}
-        self.held[node] -= set(users)
+        newest = now + ENTRY_TTL_S * 1_000
+        leaving = [user for user in users if self.entries[user].get(node, 0) <= newest]
+        known = {user for user in leaving if self.entries[user].pop(node, None) is not None}
+        self.held[node] -= set(leaving)
         return {user for user in known if not self.nodes_of(user, now)}
 
     def renew(self, node: str, count: int, now: int) -> bool:
@@ -118,9 +120,12 @@ class Machine(RuleBasedStateMachine):
     def users_arrive(self, node: str, users: list[str]) -> None:
         self.same(lambda each: each.online.arrive(node, users), self.model.arrive(node, users, self.now))
 
-    @rule(node=some_node, users=some_users)
-    def users_depart(self, node: str, users: list[str]) -> None:
+    @rule(node=some_node, users=some_users, late_s=st.sampled_from([0, 0, 0, 2]))
+    def users_depart(self, node: str, users: list[str], late_s: int) -> None:
+        """Asked a while ago, perhaps."""
+        now, self.now = self.now, self.now - late_s * 1_000
         self.same(lambda each: each.online.depart(node, users), self.model.depart(node, users, self.now))
+        self.now = now
 
     @rule(node=some_node, skipped=st.sampled_from([0, 0, 0, 1]))
     def a_node_renews_its_lease(self, node: str, skipped: int) -> None:

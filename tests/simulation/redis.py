@@ -137,11 +137,13 @@ class Redis:
         return _bytes(came)
 
     def _depart(self, keys: tuple[str, ...], args: tuple[Any, ...]) -> list[bytes]:
-        node, now, *users = args
+        node, now, newest, *users = args
         gone = []
         held = self._get(keys[0], set())
         for key, user in zip(keys[1:], users, strict=True):
             entries = self._get(key, {})
+            if entries.get(node, 0) > newest:
+                continue
             was_here = entries.pop(node, None) is not None
             held.discard(user)
             if was_here and not any(until > now for until in entries.values()):
