@@ -9,7 +9,6 @@ import base64
 import http.client
 import re
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from uuid import UUID
 
 import msgspec
@@ -20,9 +19,9 @@ from apps.push import vapid
 from apps.push.notification import Push
 from apps.push.providers.base import Outcome, Result
 from apps.push.providers.outside import Answer, NotPublic, Outside
+from apps.push.providers.wire import MAX_BODY_CHARS, MAX_TITLE_CHARS, retry_after, shortened
 from apps.push.subscription import BadSubscription, Subscription
 
-MAX_TITLE_CHARS, MAX_BODY_CHARS = 100, 400  # a push service takes 4,096 bytes, encryption included
 MAX_TTL = timedelta(days=28)
 APPLE = ".push.apple.com"
 
@@ -45,12 +44,8 @@ class Payload(msgspec.Struct, frozen=True):
 def payload_of(push: Push) -> bytes:
     """Less than a push service has to take. A character is at most 6 bytes of JSON."""
     payload = msgspec.convert(push, Payload, from_attributes=True)
-    title, body = _shortened(push.title, MAX_TITLE_CHARS), _shortened(push.body, MAX_BODY_CHARS)
+    title, body = shortened(push.title, MAX_TITLE_CHARS), shortened(push.body, MAX_BODY_CHARS)
     return msgspec.json.encode(msgspec.structs.replace(payload, title=title, body=body))
-
-
-def _shortened(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
 def headers_of(push: Push, origin: str, now: datetime) -> dict[str, str]:
@@ -69,6 +64,7 @@ def headers_of(push: Push, origin: str, now: datetime) -> dict[str, str]:
 # --- what came of it -------------------------------------------------------------------------------------------------
 def result_of(answer: Answer, now: datetime) -> Result:
     error = f"{answer.status} {_printable(answer.text)}".strip()
+    wait = retry_after(answer.headers.get("retry-after", ""), now)
     match answer.status:
         case 200 | 201 | 202 | 204:
             return Result(Outcome.ACCEPTED, provider_id=_name_of(answer))
@@ -77,22 +73,10 @@ def result_of(answer: Answer, now: datetime) -> Result:
         case 401 | 403:
             return Result(Outcome.MISCONFIGURED, error=error)
         case 408 | 429:
-            return Result(Outcome.RETRY, error=error, retry_after=retry_after(answer, now))
+            return Result(Outcome.RETRY, error=error, retry_after=wait)
         case status if status >= 500:
-            return Result(Outcome.RETRY, error=error, retry_after=retry_after(answer, now))
+            return Result(Outcome.RETRY, error=error, retry_after=wait)
     return Result(Outcome.REJECTED, error=error)
-
-
-def retry_after(answer: Answer, now: datetime) -> timedelta | None:
-    """Of the header Retry-After: seconds, or a date. None for what is neither."""
-    text = answer.headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d{1,9}", text):
-        return timedelta(seconds=int(text))
-    try:
-        moment = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return max(moment.replace(tzinfo=moment.tzinfo or UTC) - now, timedelta(0))
 
 
 def _name_of(answer: Answer) -> str:
