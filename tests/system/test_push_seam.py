@@ -16,6 +16,8 @@ from tests.system.servers import BASE_DIR, Installation, eventually, free_port
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
+ACCEPTED = 'chat_push_answers_total{outcome="accepted",provider="console"} 1.0'
+
 
 @contextmanager
 def worker(chat: Installation, log: Path, **settings: str) -> Iterator[None]:
@@ -60,10 +62,11 @@ async def say_to_someone_who_is_away(chat: Installation) -> dict[str, Any]:
 @pytest.mark.parametrize("stack", ["embedded", "full"])
 async def test_the_worker_pushes_to_who_is_away(request: pytest.FixtureRequest, stack: str, tmp_path: Path) -> None:
     stores = request.getfixturevalue(f"{stack}_stores")
-    log = tmp_path / "worker.log"
-    with Installation(tmp_path, stores, nodes=1) as chat, worker(chat, log):
+    log, port = tmp_path / "worker.log", free_port()
+    with Installation(tmp_path, stores, nodes=1) as chat, worker(chat, log, METRICS_PORT=str(port)):
         away = await say_to_someone_who_is_away(chat)
         await eventually(lambda: pushes(log), 60)
+        await eventually(lambda: ACCEPTED in httpx.get(f"http://127.0.0.1:{port}/metrics").text, 30)
 
     assert [event["conversation_id"] for event in pushes(log)] == [away["direct_conversation_id"]]
     assert "are you there?" not in log.read_text()
