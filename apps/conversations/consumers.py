@@ -359,8 +359,9 @@ class ChatConsumer(AsyncWebsocketConsumer):
         )
 
     def _refuse_command(self, error: ChatError, command: Command) -> None:
-        client_msg_id = str(command.client_msg_id) if isinstance(command, Send) else None
-        logger.info("refused", extra={"code": error.code, "client_msg_id": client_msg_id})
+        if not error.retry:  # what comes again is counted: there may be very many
+            client_msg_id = str(command.client_msg_id) if isinstance(command, Send) else None
+            logger.info("refused", extra={"code": error.code, "client_msg_id": client_msg_id})
         metrics.nacked.labels(error.code).inc()
         self._reply(encode(_nack(error, command)))
 
