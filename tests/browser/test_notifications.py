@@ -82,7 +82,9 @@ def installation(
 
 @pytest.fixture
 def ada(guest: Callable[..., Guest], push_service: WebPushService) -> Guest:
-    """Her browser subscribes at the service of the tests."""
+    """Her browser subscribes at the service of the tests, where the browsers of earlier tests have gone."""
+    push_service.browsers.clear()
+    push_service.arrived.queue.clear()
     ada = guest(node=0)
     ada.context.expose_function("subscribeAtTheService", lambda key: push_service.subscribe(key).subscription)
     ada.context.add_init_script(PUSH_MANAGER)
@@ -175,6 +177,31 @@ def test_a_page_that_shows_the_conversation_takes_its_notification_away(
     another = {"conversation_id": "another", "path": "/c/another/", "title": "Another"}
     deliver(ada, ada.page, arrived.payload | another)
     assert [title for title, _ in shown(ada, 1)] == ["Another"]
+
+
+def test_what_ada_reads_elsewhere_is_taken_away_here_and_says_no_more_than_she_wants(
+    ada: Guest, bob: Guest, guest: Callable[..., Guest], push_service: WebPushService
+) -> None:
+    conversation = bob.find(ada)
+    turn_on(ada)
+    ada.page.get_by_label("They say").select_option("sender")
+    ada.page.get_by_role("region", name="What notifications say").get_by_role("button", name="Save").click()
+    expect(ada.page.get_by_text("You will be notified as you wish.")).to_be_visible()
+    ada.page.goto("about:blank")
+    bob.say("a secret")
+    arrived = push_service.wait(30)
+    assert (arrived.payload["title"], arrived.payload["body"]) == ("Bob Kahn", "New message")
+    deliver(ada, ada.page, arrived.payload)
+    assert len(shown(ada, 1)) == 1
+
+    phone = guest(node=0)
+    phone.log_in(ada.username)
+    phone.page.goto(conversation)
+    phone.sees("a secret")
+    clear = push_service.wait(30)
+    assert (clear.payload["kind"], clear.payload["badge"]) == ("clear", 0)
+    deliver(ada, ada.page, clear.payload)
+    assert shown(ada, 0) == []
 
 
 def test_turned_off_and_logged_out_a_browser_is_no_device_any_more(ada: Guest) -> None:

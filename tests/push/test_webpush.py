@@ -236,6 +236,14 @@ def test_what_the_service_says_shows_no_token_and_is_short(
     assert len(error) < 300
 
 
+def test_an_answer_without_an_end_is_not_read_to_it(
+    provider: WebPush, service: WebPushService, laptop: Browser
+) -> None:
+    to = Subscription.of(laptop.token)
+    service.next_answer(400, body=b"x" * 100_000)
+    assert len(provider._outside.post(to.host, to.port, to.path, b"", {}).text) == outside.MAX_ANSWER_BYTES
+
+
 # --- where it never connects -----------------------------------------------------------------------------------------
 PRIVATE = [
     "127.0.0.1", "127.1.2.3", "10.1.1.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0",
