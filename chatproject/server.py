@@ -242,6 +242,7 @@ def main() -> None:
         application,
         endpoints=endpoints,
         websocket_timeout=-1,
+        websocket_connect_timeout=20,  # a crowd that comes back at once is let in one after the other
         websocket_max_message_size=MAX_FRAME_BYTES,
         websocket_max_frame_size=MAX_FRAME_BYTES,
         server_name="chat",

@@ -27,3 +27,8 @@ def address_of(scope: Mapping[str, Any], trusted_proxies: int) -> str:
     if isinstance(address, IPv6Address):
         return str(address.ipv4_mapped or f"{IPv6Address(int(address) >> 64 << 64)}/64")
     return str(address)
+
+
+def is_this_machine(address: str) -> bool:
+    """Whoever runs something here, or a proxy here that nobody has told us to trust: either way, no single client."""
+    return address.startswith("127.") or address == f"{IPv6Address(0)}/64"

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from apps.accounts.address import address_of
+from apps.accounts.address import address_of, is_this_machine
 
 
 def scope(client: str, *forwarded: str) -> dict[str, Any]:
@@ -36,3 +36,11 @@ def test_an_ipv6_address_stands_for_its_network() -> None:
 
 def test_a_client_without_an_address_has_an_empty_one() -> None:
     assert address_of({"client": None, "headers": []}, 0) == ""
+
+
+@pytest.mark.parametrize(
+    ("client", "is_here"),
+    [("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("::ffff:127.0.0.1", True), ("192.0.2.1", False)],
+)
+def test_the_machine_itself_is_no_single_client(client: str, is_here: bool) -> None:
+    assert is_this_machine(address_of(scope(client), 0)) is is_here

@@ -33,11 +33,11 @@ def test_too_much_of_one_thing_closes_the_door(reason: str, state: dict[str, Any
     assert refusal.retry_after_s > 0
 
 
-async def knock(person: Client, *, can_refuse: bool = True) -> list[dict[str, Any]]:
+async def knock(person: Client, *, can_refuse: bool = True, address: str = "192.0.2.1") -> list[dict[str, Any]]:
     """What a handshake is answered with, by a server that can send statuses, or one that cannot."""
     headers = [(b"authorization", person.headers["Authorization"].encode())]
     communicator = WebsocketCommunicator(application, "/ws/v1/", headers=headers)
-    communicator.scope["client"] = ("192.0.2.1", 5_000)
+    communicator.scope["client"] = (address, 5_000)
     communicator.scope["extensions"] = {"websocket.http.response": {}} if can_refuse else {}
     await communicator.send_input({"type": "websocket.connect"})
     events = [await communicator.receive_output(timeout=5)]
@@ -84,6 +84,7 @@ async def test_too_many_from_one_address_are_told_to_wait(ada: Client, settings:
     assert [kind["type"] for kind in kinds[:2]] == ["websocket.accept"] * 2
     assert kinds[2]["status"] == 429
     assert 0 < int(dict(kinds[2]["headers"])[b"retry-after"]) <= 10
+    assert (await knock(ada, address="127.0.0.1"))[0]["type"] == "websocket.accept"
 
 
 @pytest.mark.parametrize(
