@@ -21,12 +21,12 @@ from apps.presence.registry import CLAIM_S, NodeInfo, Registry
 from apps.presence.status import ENTRY_TTL_S, LEASE_TTL_S
 from tests.simulation.redis import Redis
 
-NODES = ["node.node-1.a", "node.node-2.b", "node.node-3.c"]
-USERS = ["ada", "bob", "eve"]
+NODES = ["node.node-1.a", "node.node-2.b"]
+USERS = ["ada", "bob"]
 EPOCH_MS = 1_767_225_600_000
 
 some_node = st.sampled_from(NODES)
-some_users = st.lists(st.sampled_from(USERS), unique=True, max_size=3)
+some_users = st.lists(st.sampled_from(USERS), unique=True, max_size=2)
 
 
 class SimulatedPipe:
@@ -120,7 +120,7 @@ class Machine(RuleBasedStateMachine):
     def users_arrive(self, node: str, users: list[str]) -> None:
         self.same(lambda each: each.online.arrive(node, users), self.model.arrive(node, users, self.now))
 
-    @rule(node=some_node, users=some_users, late_s=st.sampled_from([0, 0, 0, 2]))
+    @rule(node=some_node, users=some_users, late_s=st.sampled_from([0, 2]))
     def users_depart(self, node: str, users: list[str], late_s: int) -> None:
         """Asked a while ago, perhaps."""
         now, self.now = self.now, self.now - late_s * 1_000
