@@ -107,6 +107,22 @@ async def test_an_answer_lost_for_good_is_unknown_and_the_retry_finds_the_messag
     assert (message.seq, message.repeated) == (BUCKET_SIZE, True)
 
 
+async def test_a_first_try_that_was_held_up_finds_what_the_second_one_stored(
+    store: CassandraHistory, cassandra_log: str, conversation_id: UUID
+) -> None:
+    await store.append(drafts(conversation_id, BUCKET_SIZE - 1), members_version=0)
+    said = drafts(conversation_id, 1)
+    await store.append([msgspec.structs.replace(said[0], after_seq=0)], members_version=0)
+    await store.append(drafts(conversation_id, 1), members_version=0)  # opens the next bucket
+
+    thawed = CassandraHistory(cassandra_log, bucket_size=BUCKET_SIZE)
+    await thawed.start()
+    (message,) = await thawed.append(said, members_version=0)
+    await thawed.close()
+
+    assert (message.seq, message.repeated) == (BUCKET_SIZE, True)
+
+
 async def test_a_head_remembered_too_high_is_corrected(store: CassandraHistory, conversation_id: UUID) -> None:
     await store.append(drafts(conversation_id, 3), members_version=0)
     for wrong in (5, BUCKET_SIZE, BUCKET_SIZE + 1, 5 * BUCKET_SIZE):  # as after restoring a backup under a live node

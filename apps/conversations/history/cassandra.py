@@ -48,6 +48,7 @@ REQUEST_TIMEOUT_S = 2.0  # less than the deadline: an answer that got lost is as
 MAX_GROUP = 32  # messages in one batch
 MAX_GROUP_CHARS = 64_000  # and of content; a single message may be longer
 MAX_HEADS = 50_000
+REACH = 1_000  # messages that may be stored while a first try is held up, by a node that froze
 AUDIT_PAGE = 500
 MAX_AT_ONCE = 32  # statements under way for one call that asks about many partitions
 LARGEST_BUCKET = 2**31 - 1
@@ -194,7 +195,7 @@ class CassandraHistory:
     ) -> dict[UUID, Message]:
         """The whole algorithm; see the top of this file."""
         head = await self._likely_head(conversation_id, members_version)
-        found = stored = await self._find_earlier(conversation_id, waiting, head.seq // self._bucket_size)
+        found = stored = await self._find_earlier(conversation_id, waiting, head.seq)
         pauses = _pauses(longest_s=0.08)  # one batch takes some 10 ms: enough to let the others pass
         while waiting := {each: draft for each, draft in waiting.items() if each not in found}:
             if head.version > members_version:
@@ -280,14 +281,17 @@ class CassandraHistory:
         return _Decision(False, found, repeats)
 
     async def _find_earlier(
-        self, conversation_id: UUID, drafts: Mapping[UUID, Draft], before_bucket: int
+        self, conversation_id: UUID, drafts: Mapping[UUID, Draft], head: int
     ) -> dict[UUID, Message]:
-        """Those stored by an earlier try, in an older bucket. (In this one and in later ones the batch finds them.)"""
+        """
+        Those stored by another try, in an older bucket. (In this one and in later ones the batch finds them.)
+
+        A first try may have been held up so long that a second one, on another node, was stored before it.
+        """
         places = [
             (message_id, bucket)
             for message_id, draft in drafts.items()
-            if draft.after_seq is not None
-            for bucket in range(draft.after_seq // self._bucket_size, before_bucket)
+            for bucket in range(self._since(draft, head) // self._bucket_size, head // self._bucket_size)
         ]
         hits = await _in_turns(self._run(_FIRST_SEQ, conversation_id, bucket, each) for each, bucket in places)
         found: dict[UUID, Message] = {}
@@ -295,6 +299,9 @@ class CassandraHistory:
             for row in rows:
                 found |= await self._at(conversation_id, bucket, {message_id: row.as_tuple()[0]})
         return found
+
+    def _since(self, draft: Draft, head: int) -> int:
+        return max(0, head - REACH) if draft.after_seq is None else draft.after_seq
 
     async def _at(self, conversation_id: UUID, bucket: int, seqs: Mapping[UUID, int]) -> dict[UUID, Message]:
         """The messages under these numbers, as answers to repeats."""
