@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 import random
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from redis.exceptions import RedisError
 
+from chatproject.stack import DidNotStart
 from tests.chaos.people import Door, Person
 from tests.chaos.world import CAST, World
 from tests.consistency.checker import check
@@ -37,6 +40,9 @@ SHORT_S, LONG_S = 240, 900  # for a whole scene, if a machine is that busy
 
 class Failed(AssertionError):
     """What the scene shows is not what was promised."""
+
+
+BROKEN_OFF = (AssertionError, OSError, httpx.HTTPError, RedisError, sqlite3.Error, DidNotStart)
 
 
 @dataclass
@@ -166,7 +172,7 @@ class Scene:
                 await self._end_talking()
                 await self._read_history()
                 await self._collect_pushes()
-        except (AssertionError, OSError, httpx.HTTPError) as error:
+        except BROKEN_OFF as error:
             self._forget_absences()  # nobody has looked for their pushes
             self.outcome.violations.append(f"{type(error).__name__}: {error}")
             self.note("broken off")
@@ -319,6 +325,13 @@ class Scene:
             if ack.acked_at >= self._broken_at and ack.sent_at <= self._healed_at
         )
         return waits[math.ceil(len(waits) * 0.99) - 1] if waits else None
+
+
+async def all_at_once(*work: Awaitable[None]) -> None:
+    """To its end, all of it, before the first error is raised."""
+    for outcome in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
 
 
 def _is_at(person: Person, heads: dict[str, int]) -> bool:
