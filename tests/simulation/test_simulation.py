@@ -11,7 +11,7 @@ from tests.simulation.safeguards import SAFEGUARDS
 
 SEEDS = 2_000
 
-pytestmark = pytest.mark.timeout(600)  # seconds on a machine of its own; minutes where eight others are at work
+pytestmark = pytest.mark.timeout(600)  # seconds on a machine of its own; minutes on a busy one
 
 
 def simulate(*options: str) -> subprocess.CompletedProcess[str]:
