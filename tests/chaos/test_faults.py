@@ -1,7 +1,6 @@
 """Each row of the fault suite in its short form, on each stack that has the part: nothing acked is lost."""
 
 import os
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-SEED = os.environ.get("SEED") or secrets.token_hex(4)
+SEED = os.environ.get("SEED", "1")  # `make chaos` plays others
 
 
 @asynccontextmanager
@@ -64,6 +63,8 @@ async def test_nothing_acked_is_lost_on_the_full_stack_when(full: World, row: Ro
 
 
 async def _play(world: World, row: Row, tmp_path: Path) -> None:
+    if row.part == "disk" and not world.has_small_disk:
+        pytest.skip("this process may not mount a small disk")
     scene = Scene(world, row.name, SEED, short=True)
     outcome = await scene.play(row.breaks)
     scene.write(tmp_path / "history.jsonl")

@@ -157,9 +157,9 @@ class World:
     # --- breaking parts ----------------------------------------------------------------------------------------------
     async def kill_node(self, node: Node) -> None:
         await asyncio.to_thread(node.kill)
-        self.is_down(node)
+        self.mark_down(node)
 
-    def is_down(self, node: Node) -> None:
+    def mark_down(self, node: Node) -> None:
         if node in self.door.up:
             self.door.up.remove(node)
 
@@ -171,7 +171,7 @@ class World:
 
     async def drain_node(self, node: Node) -> int:
         """Returns its exit code."""
-        self.is_down(node)
+        self.mark_down(node)
         return await asyncio.to_thread(node.terminate)
 
     async def kill_service(self, name: str) -> None:
@@ -192,7 +192,7 @@ class World:
             await line.mend()
         for node in self.nodes:
             if node.process is None or node.process.poll() is not None:
-                self.is_down(node)
+                self.mark_down(node)
                 await self.start_node(node)
             elif node not in self.door.up:
                 self.door.up.append(node)

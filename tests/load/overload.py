@@ -16,7 +16,7 @@ import uvloop
 from tests.load import crowd as crowds
 from tests.load import pace
 from tests.load.crowd import Crowd
-from tests.load.machine import DRIVER_CORE, allow_many_sockets, description, on_core
+from tests.load.machine import DRIVER_CORE, allow_many_sockets, description, end_when_told, on_core
 from tests.load.pace import Plan
 from tests.load.tally import percentile
 from tests.load.targets import CannotStart, Chat
@@ -98,6 +98,7 @@ def main() -> int:
     stack, nodes = os.environ.get("STACK", "embedded"), os.environ.get("NODES", "1")
     rate, seconds = float(os.environ.get("RATE", "0")), float(os.environ.get("SECONDS", "8"))
     allow_many_sockets()
+    end_when_told()
     target = Chat(stack)
     try:
         target.start(int(nodes))

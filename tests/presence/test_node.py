@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,13 +15,7 @@ from apps.presence.bus import ChannelLayer
 from apps.presence.node import RESYNC_FRAME, BusAway, Node
 from apps.presence.registry import now_ms
 from tests.presence.test_hub import FakeSocket
-
-
-async def eventually(condition: Callable[[], Any], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
-        await asyncio.sleep(0.01)
+from tests.system.servers import eventually
 
 
 @pytest.fixture

@@ -49,10 +49,6 @@ class Serving:
         if not self._transports:
             self._alone.set()
 
-    def cut_all(self) -> None:
-        """Every connection there is, as a reset."""
-        self.loop.call_soon_threadsafe(self._cut_all)
-
     async def _listen(self) -> None:
         self._server = await self.loop.create_server(
             self._protocol, "127.0.0.1", self._wanted_port, ssl=self._tls, backlog=512

@@ -71,7 +71,7 @@ async def stored(socket: ClientConnection, conversation: str) -> list[str]:
                 return ids
 
 
-async def test_what_is_too_much_is_refused_and_all_that_is_acked_is_there(chat: Installation) -> None:
+async def test_what_is_acked_of_too_much_is_there_and_the_rest_may_be_tried_again(chat: Installation) -> None:
     """More is sent at once than the node can do: first through open sockets, then through too many of them."""
     users = chat.load_users(SENDERS, 0)
     async with AsyncExitStack() as stack:
