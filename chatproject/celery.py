@@ -30,6 +30,12 @@ def declare_dead_letters(**_: object) -> None:
 
 
 @worker_ready.connect
+def drain_outbox(**_: object) -> None:
+    """What waits there waits for this worker, or for the beat after it."""
+    app.send_task("apps.push.tasks.redrive_outbox")
+
+
+@worker_ready.connect
 def serve_metrics(**_: object) -> None:
     """Of this process, whose threads do the work."""
     if settings.METRICS_PORT:

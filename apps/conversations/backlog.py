@@ -38,7 +38,7 @@ class Backlog:
 
     def add_answer(self, frame: bytes, *, first: bool = False) -> bool:
         """Returns False when so many wait that the client cannot be reading them."""
-        if len(self._waiting) >= MAX_BURST_FRAMES:
+        if len(self._waiting) >= MAX_BURST_FRAMES and not first:
             return False
         self._add(frame, is_answer=True, first=first)
         return True

@@ -291,6 +291,8 @@ class ChatConsumer(AsyncWebsocketConsumer):
             command, asked_at = waiting
             if not isinstance(command, Send):
                 await self._slow_down()
+                if not out.is_open:
+                    return
             elif (now := time.monotonic()) - asked_at > TOO_LATE_S:
                 self._sends.end(asked_at, now, answered=True)
                 self._put_off(command, "late")

@@ -121,13 +121,20 @@ async def known(conversation_id: UUID) -> Members:
     return conversations.fresh(conversation_id) or await load(conversation_id, None)
 
 
-async def newer(than: Members) -> Members:
-    """After the log has told that they changed. Raises Unavailable while the database does not know of that."""
+async def newer(than: Members, log_version: int) -> Members:
+    """
+    After the log has told that they changed. Raises NotFound, Unavailable.
+
+    The log counts no further than the database, unless that was restored from a backup older than the log. Then the
+    database takes over where the log is: who is a member is what it says now.
+    """
     conversations.expire(than.conversation_id)
-    members = await load(than.conversation_id, None)
-    if members.version <= than.version:
-        raise Unavailable("Who is in this conversation has just changed; try again.", retry_after_ms=1_000)
-    return members
+    members = await in_db(_load, than.conversation_id, None)
+    if members is not None and members.version < log_version:
+        logger.error("the database is older than the history", extra={"conversation_id": str(than.conversation_id)})
+        behind = Conversation.objects.filter(id=than.conversation_id, members_version__lt=log_version)
+        await in_db(behind.update, members_version=log_version)
+    return await load(than.conversation_id, None)
 
 
 async def load(conversation_id: UUID, user_id: UUID | None) -> Members:

@@ -190,10 +190,9 @@ def sweep(now: datetime) -> None:
     for conversation_id in recent:
         newest_first = background.run(_newest(conversation_id))[::-1]
         texts = [message for message in newest_first if message.kind is Kind.TEXT]
-        for index, message in enumerate(texts):
-            news = news_of(message)
-            if message.sent_at > now - policy.LIFETIME and (index == 0 or news.mentions):
-                notify(news, None, now)
+        for message in texts:  # who is told of a newer one is not told of those before
+            if message.sent_at > now - policy.LIFETIME:
+                notify(news_of(message), None, now)
     # Until then, somebody may still turn out to be away.
     background.run(_forget(recent, now - SWEEP_AFTER - timedelta(seconds=settings.PUSH_AWAY_AFTER)))
 

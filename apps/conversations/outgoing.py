@@ -44,6 +44,8 @@ class Outgoing:
 
     def begin(self, first: bytes) -> None:
         """Let out what waits, after this."""
+        if not self.is_open:
+            return
         self._backlog.add_answer(first, first=True)
         self._writer = asyncio.create_task(self._write())
 

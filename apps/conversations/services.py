@@ -60,8 +60,8 @@ async def _store(draft: Draft, members: Members) -> tuple[Message, Members]:
         try:
             with metrics.store_seconds.time():
                 message = await (await log()).append(draft, members.version)
-        except MembersChanged:
-            members = await memberships.newer(members)
+        except MembersChanged as changed:
+            members = await memberships.newer(members, changed.version)
         else:
             metrics.stored.inc()
             return message, members
@@ -310,9 +310,9 @@ async def _tell(members: Members, user_ids: Collection[UUID]) -> None:
 
 
 async def _tell_removed(members: Members, person: Person) -> None:
-    out = (await reads.conversation_for(members, [person.id]))[person.id]
-    bare = msgspec.structs.replace(out, members=[], last_message=None, unread_count=0)
     try:
+        out = (await reads.conversation_for(members, [person.id]))[person.id]
+        bare = msgspec.structs.replace(out, members=[], last_message=None, unread_count=0)
         await delivery.to_users([person.id], encode(ConversationUpdated(bare, removed=True)))
     except Unavailable as error:
         logger.warning("who was removed was not told: %s", error, extra={"user_id": str(person.id)})

@@ -9,7 +9,7 @@ that was cut, or no beat of its own for 3 s: this node has missed something, and
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from itertools import count
 from typing import Any
 
@@ -65,17 +65,25 @@ class Exchange:
 
     async def beat(self) -> None:
         """A numbered beat to itself, and one to each node that was sent something: a lost tail shows at once."""
-        for channel in self._counters.take_unconfirmed() | {self.channel}:
-            number = self._counters.next_beat(channel)
-            beat = {"type": "beat", "origin": self.channel, "number": number}
-            if not await self._layer.send(channel, beat) and channel != self.channel:
-                self._counters.forget(channel)
+        due = self._counters.take_unconfirmed()
+        try:
+            await self._beat_to(due | {self.channel})
+        except RedisError:
+            self._counters.owe(due)
+            raise
         metrics.bus_queue.set(self._layer.pipe().waiting)
         if time.monotonic() - self._last_own_beat > SILENT_BUS_S:
             self._last_own_beat = time.monotonic()
             self.hears_itself = False
             self._on_interruption()
             self._on_loss("silence")
+
+    async def _beat_to(self, channels: Collection[str]) -> None:
+        for channel in channels:
+            number = self._counters.next_beat(channel)
+            beat = {"type": "beat", "origin": self.channel, "number": number}
+            if not await self._layer.send(channel, beat) and channel != self.channel:
+                self._counters.forget(channel)
 
     def forget(self, channel: str) -> None:
         """That node is dead, and its name will not come back: a boot id is part of it."""

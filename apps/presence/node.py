@@ -41,6 +41,7 @@ RECHECK_SESSIONS_S = 30
 RESYNC_FRAME = msgspec.json.encode(Resync(spread_ms=2_000))
 BUS_DEADLINE_S = 3.0
 ANNOUNCE_INTERVAL_S = 0.2
+HAND_OVER_S = 2.0
 MAX_TASKS = 1_000
 
 
@@ -60,6 +61,7 @@ class Node:
         self.attendance = Attendance(self.hub, self.registry, self.exchange, self.resync)
         self._started_at = datetime.now(UTC)
         self._tasks: set[asyncio.Future[None]] = set()
+        self._handing_over: set[asyncio.Future[None]] = set()  # those of them that owe somebody a push
         self._on_resync: Callable[[], None] = lambda: None
         self._on_unreached: Callable[[bytes, set[UUID]], Awaitable[None]] | None = None
         self.exchange.on("frame", self._on_frame)
@@ -92,6 +94,8 @@ class Node:
     async def stop(self) -> None:
         """Leave the registry and stop. The sockets are closed by the server that holds them."""
         self.draining = True
+        if self._handing_over:  # others have acked what these are for
+            await asyncio.wait(self._handing_over, timeout=HAND_OVER_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -186,7 +190,9 @@ class Node:
         if not unreached or self._on_unreached is None:
             return
         if len(self._tasks) < MAX_TASKS:
-            self._spawn(self._on_unreached(message["frame"], unreached))
+            task = self._spawn(self._on_unreached(message["frame"], unreached))
+            self._handing_over.add(task)
+            task.add_done_callback(self._handing_over.discard)
         else:
             metrics.overflows.labels("unreached").inc()
             await self._on_unreached(message["frame"], unreached)  # what comes next waits in the bus queue
@@ -238,10 +244,11 @@ class Node:
             if socket.identity.session_id in ended:
                 await socket.close(4401)
 
-    def _spawn(self, work: Awaitable[None]) -> None:
+    def _spawn(self, work: Awaitable[None]) -> "asyncio.Future[None]":
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 async def _every(interval: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

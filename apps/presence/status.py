@@ -73,6 +73,10 @@ class FrameCounters:
         nodes, self._unconfirmed = self._unconfirmed, set()
         return nodes
 
+    def owe(self, nodes: Iterable[str]) -> None:
+        """Their beats may not have gone out."""
+        self._unconfirmed.update(nodes)
+
     def forget(self, node: str) -> None:
         self._sent.pop(node, None)
         self._unconfirmed.discard(node)

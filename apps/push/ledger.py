@@ -24,6 +24,7 @@ Kind, State = PushRecord.Kind, PushRecord.State
 KEPT = timedelta(days=7)
 MAX_QUEUED = 5_000  # tasks with the broker; what is due besides them waits here
 TAKEN_FOR_LOST = timedelta(minutes=5)  # a task that no worker has begun
+UNDER_WAY = timedelta(seconds=15)  # as long as a provider takes at most
 CLAIM = timedelta(minutes=1)  # longer than any provider takes
 PURGED_AT_ONCE = 5_000
 
@@ -109,10 +110,12 @@ def plan_clear(user_id: UUID, conversation_id: UUID, seq: int, now: datetime) ->
         _withdraw(PushRecord.objects.filter(id__in=ids), now)
         PushRecord.objects.filter(id__in=ids).update(cleared_at=now)
         devices = Device.objects.filter(id__in=may_show)
-        PushRecord.objects.bulk_create(_clear(device, conversation_id, seq, now) for device in devices)
+        # Not before what is just being sent has arrived: it would stay.
+        due_at = now + UNDER_WAY if any(record.state == State.SENDING for record in records) else now
+        PushRecord.objects.bulk_create(_clear(device, conversation_id, seq, due_at, now) for device in devices)
 
 
-def _clear(device: Device, conversation_id: UUID, seq: int, now: datetime) -> PushRecord:
+def _clear(device: Device, conversation_id: UUID, seq: int, due_at: datetime, now: datetime) -> PushRecord:
     return PushRecord(
         kind=Kind.CLEAR,
         user_id=device.user_id,
@@ -123,7 +126,7 @@ def _clear(device: Device, conversation_id: UUID, seq: int, now: datetime) -> Pu
         seq=seq,
         count=0,
         created_at=now,
-        due_at=now,
+        due_at=due_at,
         expires_at=now + policy.LIFETIME,
     )
 

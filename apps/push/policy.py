@@ -122,7 +122,7 @@ def due_after_burst(last_tried_at: datetime | None, now: datetime) -> datetime:
 def due_after_failure(attempts: int, retry_after: timedelta | None, chance: float, now: datetime) -> datetime:
     """`chance` is from 0 to 1: full jitter, so that what failed together does not come back together."""
     pause = chance * min(LONGEST_PAUSE, timedelta(seconds=2 ** min(attempts, 16)))
-    return now + max(pause, retry_after or timedelta(), timedelta(seconds=1))
+    return now + min(LIFETIME, max(pause, retry_after or timedelta(), timedelta(seconds=1)))
 
 
 # --- in which words --------------------------------------------------------------------------------------------------

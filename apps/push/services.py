@@ -29,7 +29,8 @@ class NewDevice(msgspec.Struct, frozen=True):
 
 def register_device(user: User, new: NewDevice, session_id: str = "") -> Device:
     """
-    The user's device with this token, until this session ends. One that another account had moves here.
+    The user's device with this token, until this session ends. It was another account's: then no more, with what waits
+    to be pushed to it.
 
     Raises TooManyDevices, and BadSubscription for a browser's token.
     """
@@ -39,6 +40,7 @@ def register_device(user: User, new: NewDevice, session_id: str = "") -> Device:
         others = Device.objects.filter(user=user).exclude(platform=new.platform, token=token)
         if others.count() >= MAX_DEVICES:
             raise TooManyDevices(f"You have {MAX_DEVICES} devices already; remove one first.")
+        Device.objects.filter(platform=new.platform, token=token).exclude(user=user).delete()
         device, _ = Device.objects.update_or_create(
             platform=new.platform,
             token=token,

@@ -9,6 +9,7 @@ import pytest
 from channels.testing import WebsocketCommunicator
 
 from apps.conversations import services
+from apps.conversations.consumers import ChatConsumer
 from apps.conversations.errors import Unavailable
 from apps.conversations.history import log
 from apps.presence import metrics, node
@@ -262,6 +263,27 @@ async def test_a_heartbeat_is_answered_while_a_send_waits_for_the_store(
     decided.set()
     assert (await socket.receive("ack"))["seq"] == 1
     await socket.close()
+
+
+async def test_who_leaves_while_a_watch_waits_for_its_turn_leaves_no_watch(
+    ada: Client, bob: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    its_turn, waits = asyncio.Event(), asyncio.Event()
+
+    async def slow_down(self: ChatConsumer) -> None:
+        waits.set()
+        await its_turn.wait()
+
+    monkeypatch.setattr(ChatConsumer, "_slow_down", slow_down)
+    socket = await connect(ada)
+    (consumer,) = node.current().hub.sockets_of(ada.person.id)
+    await socket.send({"type": "presence.watch", "user_ids": [str(bob.person.id)]})
+    await waits.wait()
+    await socket.close()
+    its_turn.set()
+    await consumer._worker
+
+    assert node.current().hub.watched() == []
 
 
 async def test_a_store_that_is_away_is_answered_with_unavailable_and_when_to_try_again(

@@ -9,6 +9,7 @@ from apps.accounts.people import Person
 from apps.conversations import memberships, services
 from apps.conversations.errors import NotAMember, NotFound, Unavailable
 from apps.conversations.messages import Draft
+from apps.conversations.models import Conversation
 from tests.embedded import Client
 
 
@@ -87,6 +88,17 @@ async def test_a_node_that_missed_a_change_sends_on_for_who_is_still_there(
 
     assert (await services.send_message(said_by(bob.person, group))).seq == 3
     assert eve.person.id in (await memberships.known(group)).present
+
+
+async def test_a_database_that_is_older_than_the_log_takes_over_where_the_log_is(
+    ada: Client, bob: Client, eve: Client, group: UUID
+) -> None:
+    await services.add_member(ada.person, group, "eve")
+    await Conversation.objects.filter(id=group).aupdate(members_version=0)  # restored from a backup
+    memberships.forget_all()
+
+    assert (await services.send_message(said_by(bob.person, group))).seq == 3
+    assert (await Conversation.objects.aget(id=group)).members_version == 1
 
 
 async def test_nothing_is_said_by_the_word_of_old_members_while_the_database_is_away(

@@ -292,6 +292,36 @@ async def test_reading_withdraws_what_waits_and_takes_away_what_is_shown(
     assert [record.state for record in await records(kind="message")] == ["sent", "withdrawn"]
 
 
+async def test_what_is_just_being_sent_is_taken_away_after_it_has_arrived(
+    ada: Client, bob: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await device_of(bob)
+    conversation_id = await group(ada, "bob")
+    message = await say(ada, conversation_id)
+    monkeypatch.setattr(sending, "send", lambda record, push: None)  # the provider has not answered yet
+    await notify_of(message)
+
+    await services.mark_read(bob.person, conversation_id, message.seq)
+
+    (clear,) = await records(kind="clear")
+    assert clear.due_at == clear.created_at + ledger.UNDER_WAY
+
+
+async def test_what_waits_for_a_phone_that_changes_hands_goes_to_nobody(
+    ada: Client, bob: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = await device_of(bob)
+    queued: list[str] = []
+    monkeypatch.setattr(tasks.send_push, "delay", queued.append)
+    await notify_of(await say(ada, await group(ada, "bob")))
+    await sync_to_async(push.register_device)(ada.user, push.NewDevice("fcm", token))
+
+    await sync_to_async(tasks.send_push)(*queued)
+
+    assert provider.sent == []
+    assert [record.state for record in await records()] == ["withdrawn"]
+
+
 async def test_what_is_read_before_the_worker_gets_to_it_is_withdrawn(
     ada: Client, bob: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:

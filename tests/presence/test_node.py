@@ -187,6 +187,22 @@ async def test_a_frame_lost_on_the_bus_shows_and_the_sockets_resync(nodes: tuple
     await eventually(lambda: RESYNC_FRAME in there.frames)
 
 
+async def test_a_beat_that_the_store_did_not_take_is_sent_again(
+    nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = await connect(nodes[1])
+    nodes[0].exchange._counters.next(nodes[1].channel)  # counted as sent, and never sent
+    send = nodes[0].exchange._layer.send
+
+    async def refuse(*_: Any) -> int:
+        monkeypatch.setattr(nodes[0].exchange._layer, "send", send)
+        raise redis.exceptions.ConnectionError("away")
+
+    monkeypatch.setattr(nodes[0].exchange._layer, "send", refuse)
+
+    await eventually(lambda: RESYNC_FRAME in there.frames)
+
+
 async def test_nothing_is_promised_while_the_bus_is_away(
     nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,3 +87,11 @@ def test_a_node_that_restarts_is_another_origin() -> None:
         received.missed("node.node-1.first-boot", number)
 
     assert not received.missed("node.node-1.second-boot", 1)
+
+
+def test_a_beat_that_did_not_go_out_is_still_owed() -> None:
+    sent = FrameCounters()
+    sent.next("node-2")
+    sent.owe(sent.take_unconfirmed())
+
+    assert sent.take_unconfirmed() == {"node-2"}

@@ -105,6 +105,7 @@ def test_a_burst_is_one_push_in_five_seconds() -> None:
         (1, timedelta(seconds=40), 1.0, 40),
         (8, timedelta(seconds=2), 0.5, 128),
         (1, timedelta(seconds=-5), 0.0, 1),
+        (1, timedelta(days=30), 1.0, 3_600),  # a provider may say so, and would silence the conversation meanwhile
     ],
 )
 def test_what_failed_comes_back_later_and_later(

@@ -15,6 +15,10 @@ from apps.conversations.messages import Draft, Message
 class MembersChanged(Exception):
     """Not stored: the log holds a message sent under a newer version of the members. Look again who may send."""
 
+    def __init__(self, version: int) -> None:
+        super().__init__(f"the log is at version {version} of the members")
+        self.version = version
+
 
 class HistoryStore(Protocol):
     async def start(self) -> None:

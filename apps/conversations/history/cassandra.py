@@ -199,7 +199,7 @@ class CassandraHistory:
         pauses = _pauses(longest_s=0.08)  # one batch takes some 10 ms: enough to let the others pass
         while waiting := {each: draft for each, draft in waiting.items() if each not in found}:
             if head.version > members_version:
-                raise MembersChanged
+                raise MembersChanged(head.version)
             bucket = head.seq // self._bucket_size
             group = self._group(waiting, head.seq)
             now = _now()

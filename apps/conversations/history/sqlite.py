@@ -58,6 +58,7 @@ WHERE newest.members_version <= ?8
 ON CONFLICT (message_id) DO NOTHING
 RETURNING seq
 """
+_VERSION = "SELECT members_version FROM message_log WHERE conversation_id = ? ORDER BY seq DESC LIMIT 1"
 _BY_MESSAGE_ID = f"SELECT {_COLUMNS} FROM message_log WHERE message_id = ?"
 _BEFORE = f"SELECT {_COLUMNS} FROM message_log WHERE conversation_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?"
 _AFTER = f"SELECT {_COLUMNS} FROM message_log WHERE conversation_id = ? AND seq > ? ORDER BY seq LIMIT ?"
@@ -264,7 +265,7 @@ def _append(connection: sqlite3.Connection, draft: Draft, members_version: int, 
     if row is None:
         earlier = connection.execute(_BY_MESSAGE_ID, (message_id,)).fetchone()
         if earlier is None:
-            raise MembersChanged
+            raise MembersChanged(connection.execute(_VERSION, (draft.conversation_id.bytes,)).fetchone()[0])
         return _message(earlier, repeated=True)
     return Message(
         draft.conversation_id, row[0], draft.sender_id, draft.client_msg_id, draft.kind, draft.content, _moment(now_ms)
