@@ -23,7 +23,7 @@ Kind, State = PushRecord.Kind, PushRecord.State
 
 KEPT = timedelta(days=7)
 MAX_QUEUED = 5_000  # tasks with the broker; what is due besides them waits here
-TAKEN_FOR_LOST = timedelta(minutes=5)  # a task that no worker has begun
+TAKEN_FOR_LOST = timedelta(minutes=1)  # a task that no worker has begun
 UNDER_WAY = timedelta(seconds=15)  # as long as a provider takes at most
 CLAIM = timedelta(minutes=1)  # longer than any provider takes
 PURGED_AT_ONCE = 5_000

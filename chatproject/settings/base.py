@@ -123,6 +123,7 @@ if DATABASES["default"]["ENGINE"].endswith("postgresql"):
     # A pool, as CONN_MAX_AGE would leak a connection per thread under ASGI.
     DATABASES["default"] |= {
         "CONN_MAX_AGE": 0,
+        "CONN_HEALTH_CHECKS": True,  # else each connection that died with the server fails one more request afterwards
         "OPTIONS": {"pool": {"min_size": 2, "max_size": whole("DATABASE_POOL", 10, 2, 500), "timeout": 5}},
     }
 else:
