@@ -27,6 +27,7 @@ test-fast: .venv/dev.stamp  # the layers that need no services and start no serv
 
 bench: packages  # the server and others on one core each; WORKLOADS, STACKS, PEERS, NODES, ROUNDS, FLAME, QUICK
 	@$(python) -m tests.load
+	@$(python) -m tests.load.push
 
 bench-compare: packages  # with the server of another commit, BASE
 	@$(python) -m tests.load.compare

@@ -1,5 +1,6 @@
 """From a message to the provider: who is told, of what, and what becomes of the ledger."""
 
+import tracemalloc
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -84,6 +85,38 @@ async def membership(person: Client, **changes: Any) -> None:
 async def make_due() -> None:
     """Time passes, as far as the ledger is concerned."""
     await sync_to_async(PushRecord.objects.filter(state__in=PushRecord.OPEN).update)(due_at=timezone.now())
+
+
+# --- how many --------------------------------------------------------------------------------------------------------
+def _plan_100_000(user: User, device: Device) -> None:
+    now = timezone.now()
+    for _ in range(20):
+        PushRecord.objects.bulk_create(
+            PushRecord(
+                kind="message", user=user, device=device, platform="fcm", conversation_id=uuid4(),
+                first_seq=1, seq=1, due_at=now, expires_at=now + timedelta(hours=1),
+            )
+            for _ in range(5_000)
+        )  # fmt: skip
+
+
+async def test_a_hundred_thousand_pushes_wait_in_the_table_and_not_in_memory(
+    ada: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await device_of(ada)
+    await sync_to_async(_plan_100_000)(ada.user, await Device.objects.aget())
+    with_the_broker: list[str] = []
+    monkeypatch.setattr(tasks.send_push, "delay", with_the_broker.append)
+
+    tracemalloc.start()
+    for _ in range(20):
+        await sync_to_async(tasks.send_due)()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert len(with_the_broker) == len(set(with_the_broker)) == ledger.MAX_QUEUED
+    assert peak < 10_000_000
+    assert await PushRecord.objects.filter(state="waiting").acount() == 100_000 - ledger.MAX_QUEUED
 
 
 # --- who -------------------------------------------------------------------------------------------------------------
