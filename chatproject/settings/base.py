@@ -124,7 +124,16 @@ if DATABASES["default"]["ENGINE"].endswith("postgresql"):
     DATABASES["default"] |= {
         "CONN_MAX_AGE": 0,
         "CONN_HEALTH_CHECKS": True,  # else each connection that died with the server fails one more request afterwards
-        "OPTIONS": {"pool": {"min_size": 2, "max_size": whole("DATABASE_POOL", 10, 2, 500), "timeout": 5}},
+        # Left alone, the pool tries a server that is away after 1, 2, 4, 8 … seconds, and is as late when it is back.
+        "OPTIONS": {
+            "connect_timeout": 2,
+            "pool": {
+                "min_size": 2,
+                "max_size": whole("DATABASE_POOL", 10, 2, 500),
+                "timeout": 5,
+                "reconnect_timeout": 2,
+            },
+        },
     }
 else:
     DATABASES["default"]["OPTIONS"] = {

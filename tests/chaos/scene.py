@@ -69,6 +69,18 @@ class Outcome:
 Fault = Callable[["Scene"], Awaitable[None]]
 
 
+class PatientClient(httpx.AsyncClient):
+    """Comes again when it is told to, as a client does, within half a minute."""
+
+    async def request(self, *args: Any, **kwargs: Any) -> httpx.Response:
+        deadline = time.monotonic() + 30
+        answer = await super().request(*args, **kwargs)
+        while answer.status_code == httpx.codes.SERVICE_UNAVAILABLE and time.monotonic() < deadline:
+            await asyncio.sleep(int(answer.headers.get("Retry-After", "1")))
+            answer = await super().request(*args, **kwargs)
+        return answer
+
+
 class Scene:
     def __init__(self, world: World, fault: str, seed: str, *, short: bool) -> None:
         self.world = world
@@ -147,7 +159,7 @@ class Scene:
 
     def client(self, node: Node, user: dict[str, Any]) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {user['token']}"}
-        return httpx.AsyncClient(base_url=f"{node.url}/api/v1/", headers=headers, timeout=20)
+        return PatientClient(base_url=f"{node.url}/api/v1/", headers=headers, timeout=20)
 
     async def history(self, conversation: str, reader: Person) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
