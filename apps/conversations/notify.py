@@ -1,22 +1,20 @@
 """
-From a message to the pushes that tell of it: what is known of those who may have to be told, and what there is to say.
+From a message to the pushes that tell of it: what is known of those who may have to be told.
 
-Who is told, when and how is decided in push/policy.py. Text comes from the history when a push goes out, so that none
-waits with the broker or stands in the ledger, and what is said is what the settings allow at that time.
+Who is told, when and how is decided in push/policy.py; what a push says, when it goes out, in composing.py.
 """
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from uuid import UUID
 
+import msgspec
 from django.conf import settings
-from django.db.models import Exists, OuterRef
-from django.urls import reverse
+from django.db.models import Exists, OuterRef, QuerySet
 from redis.exceptions import RedisError
 
-from apps.accounts.models import Block, User
-from apps.conversations import reads
+from apps.accounts.models import Block
 from apps.conversations.background import background
 from apps.conversations.history import log
 from apps.conversations.messages import Kind, Message
@@ -24,8 +22,7 @@ from apps.conversations.models import Membership
 from apps.presence import node
 from apps.presence.status import OFFLINE_AFTER_S
 from apps.push import ledger, metrics, policy
-from apps.push.models import Device, NotificationSettings, PushRecord
-from apps.push.notification import Push
+from apps.push.models import Device, NotificationSettings
 from apps.push.policy import News, QuietHours, Recipient
 from apps.push.wishes import Wishes, of_row
 
@@ -46,66 +43,61 @@ def news_of(message: Message) -> News:
 
 
 # --- who -------------------------------------------------------------------------------------------------------------
-def notify(news: News, user_ids: Collection[UUID] | None, now: datetime) -> None:
-    """Plan a push to every device of those of these people (None: of all members) who have to be told."""
-    for rows in _unread_members(news, user_ids):
-        tell = set()
-        for recipient in _recipients(news, rows):
-            reason = policy.silence(news, recipient, now)
-            if reason is None:
-                tell.add(recipient.user_id)
-            else:
-                metrics.silences.labels(reason).inc()
-        devices = list(Device.objects.filter(user_id__in=tell).values_list("id", flat=True))
-        for start in range(0, len(devices), DEVICES_AT_ONCE):
-            ledger.plan(news, devices[start : start + DEVICES_AT_ONCE], now)
+class Standing(msgspec.Struct, frozen=True):
+    """A person's place in a conversation, as far as pushes go."""
+
+    row_id: int
+    user_id: UUID
+    username: str
+    conversation_id: UUID
+    start_seq: int
+    last_read_seq: int
+    left_at: datetime | None
+    is_active: bool  # the account
+    muted_until: datetime | None
+    mentions_only: bool
 
 
-def _unread_members(news: News, user_ids: Collection[UUID] | None) -> Iterator[list[Membership]]:
-    """Those with a device who have not read it, some hundred at a time."""
-    found = (
-        Membership.objects.filter(
-            Exists(Device.objects.filter(user=OuterRef("user"))),
-            conversation_id=news.conversation_id,
-            left_at__isnull=True,
-            start_seq__lte=news.seq,
-            last_read_seq__lt=news.seq,
-            user__is_active=True,
+def standings(rows: QuerySet[Membership]) -> list[Standing]:
+    found = rows.values_list(
+        "id", "user_id", "user__username", "conversation_id", "start_seq", "last_read_seq", "left_at",
+        "user__is_active", "muted_until", "mentions_only",
+    )  # fmt: skip
+    return [Standing(*row) for row in found]
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What else is known of some people now."""
+
+    wishes: Mapping[UUID, Wishes]
+    blocks: Collection[tuple[UUID, UUID]]  # who has blocked whom
+    attentive: Collection[UUID]
+
+    def recipient(self, standing: Standing, sender_id: UUID) -> Recipient:
+        wishes = self.wishes.get(standing.user_id, Wishes())
+        return Recipient(
+            user_id=standing.user_id,
+            username=standing.username,
+            start_seq=standing.start_seq,
+            last_read_seq=standing.last_read_seq,
+            gone=standing.left_at is not None or not standing.is_active,
+            blocked_sender=(standing.user_id, sender_id) in self.blocks,
+            muted_until=standing.muted_until,
+            mentions_only=standing.mentions_only,
+            quiet_hours=_quiet_hours(wishes),
+            content=wishes.content,
+            attentive=standing.user_id in self.attentive,
         )
-        .exclude(user_id=news.sender_id)
-        .select_related("user")
-        .order_by("id")
+
+
+def known(user_ids: Collection[UUID], sender_ids: Collection[UUID]) -> Known:
+    """Of these people, and how they stand to these senders."""
+    blocks = Block.objects.filter(blocker_id__in=user_ids, blocked_id__in=sender_ids)
+    return Known(
+        wishes={row.user_id: of_row(row) for row in NotificationSettings.objects.filter(user_id__in=user_ids)},
+        blocks=set(blocks.values_list("blocker_id", "blocked_id")),
+        attentive=_attentive(user_ids),
     )
-    if user_ids is not None:
-        found = found.filter(user_id__in=user_ids)
-    rows = list(found[:MEMBERS_AT_ONCE])
-    while rows:
-        yield rows
-        rows = list(found.filter(id__gt=rows[-1].id)[:MEMBERS_AT_ONCE])
-
-
-def _recipients(news: News, rows: Collection[Membership]) -> list[Recipient]:
-    ids = [row.user_id for row in rows]
-    wishes = {row.user_id: of_row(row) for row in NotificationSettings.objects.filter(user_id__in=ids)}
-    blocks = Block.objects.filter(blocker_id__in=ids, blocked_id=news.sender_id)
-    blocking = set(blocks.values_list("blocker_id", flat=True))
-    attentive = _attentive(ids)
-    return [
-        Recipient(
-            user_id=row.user_id,
-            username=row.user.username,
-            start_seq=row.start_seq,
-            last_read_seq=row.last_read_seq,
-            gone=row.left_at is not None or not row.user.is_active,
-            blocked_sender=row.user_id in blocking,
-            muted_until=row.muted_until,
-            mentions_only=row.mentions_only,
-            quiet_hours=_quiet_hours(wishes.get(row.user_id, Wishes())),
-            content=wishes.get(row.user_id, Wishes()).content,
-            attentive=row.user_id in attentive,
-        )
-        for row in rows
-    ]
 
 
 def _quiet_hours(wishes: Wishes) -> QuietHours | None:
@@ -125,52 +117,42 @@ def _attentive(user_ids: Collection[UUID]) -> set[UUID]:
         return set()  # one push too many is better than one too few
 
 
-# --- what ------------------------------------------------------------------------------------------------------------
-class NotNeeded(Exception):
-    """What a push would tell of has been read, muted or left meanwhile; the text says which."""
+def notify(news: News, user_ids: Collection[UUID] | None, now: datetime) -> None:
+    """Plan a push to every device of those of these people (None: of all members) who have to be told."""
+    for members in _unread_members(news, user_ids):
+        facts = known([member.user_id for member in members], [news.sender_id])
+        tell = set()
+        for member in members:
+            reason = policy.silence(news, facts.recipient(member, news.sender_id), now)
+            if reason is None:
+                tell.add(member.user_id)
+            else:
+                metrics.silences.labels(reason).inc()
+        devices = list(Device.objects.filter(user_id__in=tell).values_list("id", flat=True))
+        for start in range(0, len(devices), DEVICES_AT_ONCE):
+            ledger.plan(news, devices[start : start + DEVICES_AT_ONCE], now)
 
 
-def compose(record: PushRecord, now: datetime) -> Push:
-    """What this push says now. Raises NotNeeded, Unavailable."""
-    title, body = _words(record, now) if record.kind == PushRecord.Kind.MESSAGE else ("", "")
-    return Push(
-        push_id=record.id,
-        kind="clear" if record.kind == PushRecord.Kind.CLEAR else "message",
-        conversation_id=record.conversation_id,
-        seq=record.seq,
-        title=title,
-        body=body,
-        path=reverse("conversation", args=[record.conversation_id]),
-        badge=background.run(reads.unread_total(record.user_id)),
-        count=record.count,
-        expires_at=record.expires_at,
+def _unread_members(news: News, user_ids: Collection[UUID] | None) -> Iterator[list[Standing]]:
+    """Those with a device who have not read it, some hundred at a time."""
+    found = (
+        Membership.objects.filter(
+            Exists(Device.objects.filter(user=OuterRef("user"))),
+            conversation_id=news.conversation_id,
+            left_at__isnull=True,
+            start_seq__lte=news.seq,
+            last_read_seq__lt=news.seq,
+            user__is_active=True,
+        )
+        .exclude(user_id=news.sender_id)
+        .order_by("id")
     )
-
-
-def _words(record: PushRecord, now: datetime) -> tuple[str, str]:
-    rows = Membership.objects.select_related("user", "conversation")
-    row = rows.filter(conversation_id=record.conversation_id, user_id=record.user_id).first()
-    message = background.run(_message(record.conversation_id, record.seq))
-    if row is None or message is None:
-        raise NotNeeded(policy.Silence.GONE)
-    news = news_of(message)
-    (recipient,) = _recipients(news, [row])
-    reason = policy.silence(news, recipient, now)
-    if reason not in (None, policy.Silence.NOT_MENTIONED):  # for that, an earlier message of the burst may have counted
-        raise NotNeeded(reason)
-    sender = User.objects.filter(id=message.sender_id).first()
-    facts = policy.Facts(
-        sender_name="Unknown" if sender is None else sender.display_name,
-        group_title=row.conversation.title,
-        content=message.content,
-        count=record.count,
-    )
-    return policy.words(policy.least(recipient.content, settings.PUSH_CONTENT), facts)
-
-
-async def _message(conversation_id: UUID, seq: int) -> Message | None:
-    found = await (await log()).after(conversation_id, seq - 1, 1)
-    return found[0] if found and found[0].seq == seq else None
+    if user_ids is not None:
+        found = found.filter(user_id__in=user_ids)
+    members = standings(found[:MEMBERS_AT_ONCE])
+    while members:
+        yield members
+        members = standings(found.filter(id__gt=members[-1].row_id)[:MEMBERS_AT_ONCE])
 
 
 # --- whoever was missed ----------------------------------------------------------------------------------------------

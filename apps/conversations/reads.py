@@ -188,7 +188,7 @@ async def _conversation_out(
         ],
         last_seq=last_seq,
         last_read_seq=last_read_seq,
-        unread_count=_unread(viewer.person.id, viewer.start_seq, last_read_seq, newest),
+        unread_count=unread(viewer.person.id, viewer.start_seq, last_read_seq, newest),
         last_message=None if visible is None else (await _outs([visible]))[0],
     )
 
@@ -207,18 +207,11 @@ async def conversation_wishes(actor: Person, conversation_id: UUID) -> Conversat
     return ConversationWishes(*await in_db(mine.values_list("muted_until", "mentions_only").get))
 
 
-def _unread(viewer_id: UUID, start_seq: int, last_read_seq: int, newest: Message | None) -> int:
+def unread(viewer_id: UUID, start_seq: int, last_read_seq: int, newest: Message | None) -> int:
     """Whoever wrote the newest message has seen what stood before it."""
     if newest is None or (newest.sender_id == viewer_id and newest.seq >= start_seq):
         return 0
     return max(0, newest.seq - max(last_read_seq, start_seq - 1))
-
-
-async def unread_total(user_id: UUID) -> int:
-    """Unread messages in all conversations of a person. Raises Unavailable."""
-    rows: list[Membership] = await in_db(_memberships_of, user_id)
-    newest = await (await log()).latest([row.conversation_id for row in rows])
-    return sum(_unread(user_id, row.start_seq, row.last_read_seq, newest.get(row.conversation_id)) for row in rows)
 
 
 def _memberships_of(user_id: UUID) -> list[Membership]:

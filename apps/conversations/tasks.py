@@ -5,7 +5,6 @@ no harm.
 
 import logging
 from collections import deque
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +14,7 @@ from celery.signals import worker_process_shutdown, worker_shutdown
 from django.utils import timezone
 from redis.exceptions import RedisError
 
-from apps.conversations import notify
+from apps.conversations import composing, notify
 from apps.conversations.background import background
 from apps.conversations.errors import Unavailable
 from apps.push import ledger, sending
@@ -24,8 +23,8 @@ from apps.push.policy import Notice
 
 logger = logging.getLogger(__name__)
 
-DUE_AT_ONCE = 1_000
-STORE_AWAY = timedelta(seconds=10)
+DUE_AT_ONCE = 500  # in one transaction, which on SQLite everybody else waits for
+PER_TASK = 50
 
 
 # What fails to the end goes to the dead letters, not into nothing. (Of any other task the ledger knows what is left.)
@@ -39,35 +38,29 @@ def notify_absent(notices: list[Any]) -> None:
 
 @shared_task
 def send_due() -> None:
-    """Hand what is due to the workers, one task per device."""
-    waiting = deque(ledger.take_due(DUE_AT_ONCE, timezone.now()))
+    """Hand what is due to the workers, as much as the broker should hold."""
+    while due := ledger.take_due(DUE_AT_ONCE, timezone.now()):
+        _hand_over(deque(due[start : start + PER_TASK] for start in range(0, len(due), PER_TASK)))
+
+
+def _hand_over(waiting: deque[list[UUID]]) -> None:
     try:
         while waiting:
-            send_push.delay(str(waiting[0]))
+            send_pushes.delay([str(push_id) for push_id in waiting[0]])
             waiting.popleft()
     finally:
         if waiting:  # the broker is away: not when a task would be taken for lost, but when there is a broker
-            ledger.put_back(waiting, timezone.now())
+            ledger.put_back([push_id for push_ids in waiting for push_id in push_ids], timezone.now())
 
 
 @shared_task
-def send_push(push_id: str) -> None:
-    """Try one push, if it is (still) to be tried."""
+def send_pushes(push_ids: list[str]) -> None:
+    """Try those of these pushes that are (still) to be tried. They share the SQL; each has its own outcome."""
     now = timezone.now()
-    record = ledger.claim(UUID(push_id), now)
-    if record is None:
-        return
-    if record.device is None:
-        ledger.withdraw(record, "the device is gone", now)
-        return
-    try:
-        composed = notify.compose(record, now)
-    except notify.NotNeeded as reason:
-        ledger.withdraw(record, str(reason), now)
-    except Unavailable as error:
-        ledger.release(record, now + STORE_AWAY, str(error))
-    else:
-        sending.send(record, composed)
+    if attempts := ledger.claim([UUID(push_id) for push_id in push_ids], now):
+        pushes, settled = composing.compose(attempts, now)
+        ledger.settle(settled)
+        sending.send(pushes)
 
 
 @shared_task

@@ -4,14 +4,17 @@ What becomes of each push, written down at each step, and taken up again where a
 A push is planned (or joins one that waits for the same device and conversation), handed to the broker when it is due,
 claimed by one worker, and settled by what the provider answered. A row that was handed over or claimed and not settled
 in time is due again: whoever had it is gone. So a push may go out twice, and never not at all.
+
+From where it is due on, pushes share their SQL: a worker claims and settles many at once, each with its own outcome.
 """
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from django.db import transaction
+import msgspec
+from django.db import connection, transaction
 from django.db.models import F, Max, QuerySet
 
 from apps.push import metrics, policy
@@ -24,9 +27,45 @@ Kind, State = PushRecord.Kind, PushRecord.State
 KEPT = timedelta(days=7)
 MAX_QUEUED = 5_000  # tasks with the broker; what is due besides them waits here
 TAKEN_FOR_LOST = timedelta(minutes=1)  # a task that no worker has begun
-UNDER_WAY = timedelta(seconds=15)  # as long as a provider takes at most
-CLAIM = timedelta(minutes=1)  # longer than any provider takes
+MAY_WAIT = timedelta(seconds=10)  # from the claim until a push is handed to its provider
+UNDER_WAY = MAY_WAIT + timedelta(seconds=15)  # and as long as a provider takes at most
+CLAIM = timedelta(minutes=1)  # longer than that
+PAUSE = timedelta(seconds=10)  # before one that could not be tried is tried again
 PURGED_AT_ONCE = 5_000
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One try of a push, for the worker that has claimed it. `device_id` is None when the device is gone."""
+
+    id: UUID
+    kind: str
+    user_id: UUID
+    username: str
+    is_active: bool  # the account
+    device_id: UUID | None
+    token: str | None
+    platform: str
+    conversation_id: UUID
+    seq: int
+    count: int
+    number: int  # 1 for the first
+    expires_at: datetime
+    claimed_at: datetime  # the same for all that were claimed together; no other claim of this push has it
+
+    def is_late(self, now: datetime) -> bool:
+        """It must not be handed to a provider any more: somebody may count on it having arrived by then, or not."""
+        return now > self.claimed_at + MAY_WAIT
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """What an attempt came to."""
+
+    attempt: Attempt
+    state: PushRecord.State
+    at: datetime  # due then when it waits, else done then
+    error: str = ""
+    provider: str = ""
+    provider_id: str = ""
 
 
 # --- planning --------------------------------------------------------------------------------------------------------
@@ -35,9 +74,9 @@ def plan(news: News, device_ids: Collection[UUID], now: datetime) -> None:
     with transaction.atomic():
         # Locked, so that one after the other plans for a device.
         devices = list(Device.objects.select_for_update().filter(id__in=device_ids).order_by("id"))
-        told = PushRecord.objects.filter(
-            device__in=devices, conversation_id=news.conversation_id, kind=Kind.MESSAGE
-        ).exclude(state=State.WITHDRAWN)
+        of_these = PushRecord.objects.filter(device__in=devices, conversation_id=news.conversation_id)
+        _locked(of_these.filter(state__in=PushRecord.JOINABLE))
+        told = of_these.filter(kind=Kind.MESSAGE).exclude(state=State.WITHDRAWN)
         covered = set(told.filter(seq__gte=news.seq).values_list("device_id", flat=True))
         left = [device for device in devices if device.id not in covered]
         joined = _join(told.filter(device__in=left), news, now)
@@ -51,9 +90,7 @@ def plan(news: News, device_ids: Collection[UUID], now: datetime) -> None:
             for device in left
             if device.id not in joined
         )
-        _withdraw(
-            PushRecord.objects.filter(device__in=left, kind=Kind.CLEAR, conversation_id=news.conversation_id), now
-        )
+        _withdraw(of_these.filter(device__in=left, kind=Kind.CLEAR), now)
 
 
 def _join(told: QuerySet[PushRecord], news: News, now: datetime) -> set[UUID]:
@@ -107,6 +144,7 @@ def plan_clear(user_id: UUID, conversation_id: UUID, seq: int, now: datetime) ->
     ids = [record.id for record in records]
     may_show = {record.device_id for record in records if record.attempts or record.state not in PushRecord.JOINABLE}
     with transaction.atomic():
+        _locked(PushRecord.objects.filter(id__in=ids))
         _withdraw(PushRecord.objects.filter(id__in=ids), now)
         PushRecord.objects.filter(id__in=ids).update(cleared_at=now)
         devices = Device.objects.filter(id__in=may_show)
@@ -135,6 +173,11 @@ def _withdraw(records: QuerySet[PushRecord], now: datetime) -> None:
     records.filter(state__in=PushRecord.JOINABLE).update(state=State.WITHDRAWN, done_at=now)
 
 
+def _locked(records: QuerySet[PushRecord]) -> list[UUID]:
+    """For the rest of the transaction. Whoever changes several rows takes this order: none wait in a circle."""
+    return list(records.select_for_update().order_by("id").values_list("id", flat=True))
+
+
 # --- the queue -------------------------------------------------------------------------------------------------------
 def take_due(limit: int, now: datetime) -> list[UUID]:
     """Of what is to be tried now, as much as the broker should hold; taken by this caller alone."""
@@ -157,54 +200,76 @@ def put_back(push_ids: Collection[UUID], now: datetime) -> None:
     PushRecord.objects.filter(id__in=push_ids, state=State.QUEUED).update(state=State.WAITING, due_at=now)
 
 
-def claim(push_id: UUID, now: datetime) -> PushRecord | None:
-    """The push, for this worker alone to send; None when another has it, or it is settled."""
-    queued = PushRecord.objects.filter(id=push_id, state=State.QUEUED)
-    if not queued.update(state=State.SENDING, tried_at=now, due_at=now + CLAIM, attempts=F("attempts") + 1):
-        return None
-    return PushRecord.objects.select_related("device", "user").get(id=push_id)
+def claim(push_ids: Collection[UUID], now: datetime) -> list[Attempt]:
+    """Those of these pushes that are still to be tried, for this worker alone."""
+    with transaction.atomic():
+        mine = PushRecord.objects.filter(id__in=_locked(PushRecord.objects.filter(id__in=push_ids, state=State.QUEUED)))
+        mine.update(state=State.SENDING, tried_at=now, due_at=now + CLAIM, attempts=F("attempts") + 1)
+        rows = mine.values_list(
+            "id", "kind", "user_id", "user__username", "user__is_active", "device_id", "device__token", "platform",
+            "conversation_id", "seq", "count", "attempts", "expires_at", "tried_at",
+        )  # fmt: skip
+        return [Attempt(*row) for row in rows.order_by("id")]
 
 
-def release(record: PushRecord, due_at: datetime, error: str) -> None:
+def released(attempt: Attempt, error: str, now: datetime) -> Settlement:
     """It could not be tried now."""
-    _settle(record, state=State.WAITING, due_at=due_at, error=error)
+    return Settlement(attempt, State.WAITING, now + PAUSE, error)
 
 
-def withdraw(record: PushRecord, reason: str, now: datetime) -> None:
-    _settle(record, state=State.WITHDRAWN, error=reason, done_at=now)
+def withdrawn(attempt: Attempt, reason: str, now: datetime) -> Settlement:
+    return Settlement(attempt, State.WITHDRAWN, now, reason)
 
 
-def settle(record: PushRecord, provider: str, result: Result, now: datetime) -> None:
-    """Write down what the provider answered, and what follows from it for the push and the device's token."""
-    answer = {"provider": provider, "provider_id": result.provider_id[:200], "error": result.error[:200]}
-    metrics.answers.labels(provider, result.outcome).inc()
+def answered(attempt: Attempt, provider: str, result: Result, now: datetime) -> Settlement:
+    """What follows for the push from its provider's answer."""
+    state, at = _after(attempt, result, now)
+    return Settlement(attempt, state, at, result.error[:200], provider, result.provider_id[:200])
+
+
+def _after(attempt: Attempt, result: Result, now: datetime) -> tuple[PushRecord.State, datetime]:
     match result.outcome:
         case Outcome.ACCEPTED:
-            _settle(record, state=State.SENT, done_at=now, **answer)
+            return State.SENT, now
         case Outcome.UNREGISTERED:
-            _forget_device(record, result)
-            _settle(record, state=State.UNREGISTERED, done_at=now, **answer)
+            return State.UNREGISTERED, now
         case Outcome.REJECTED:
-            _settle(record, state=State.DEAD, done_at=now, **answer)
+            return State.DEAD, now
         case Outcome.RETRY:
             # Jitter is no secret.
-            due_at = policy.due_after_failure(record.attempts, result.retry_after, random.random(), now)
-            _settle(record, state=State.WAITING, due_at=due_at, **answer)
+            return State.WAITING, policy.due_after_failure(attempt.number, result.retry_after, random.random(), now)
         case Outcome.MISCONFIGURED:
-            _settle(record, state=State.WAITING, due_at=now + policy.MISCONFIGURED_PAUSE, **answer)
+            return State.WAITING, now + policy.MISCONFIGURED_PAUSE
 
 
-def _settle(record: PushRecord, **changes: object) -> None:
-    # Only of the attempt that this worker has made: should it have been taken for lost, another one tells.
-    mine = PushRecord.objects.filter(id=record.id, state=State.SENDING, attempts=record.attempts)
-    mine.update(**changes)
+# Only of the attempt that this worker has made: should it have been taken for lost, another one tells. By hand, as the
+# ORM has one UPDATE for many rows only where all get the same, or as a CASE that takes it longer than the push.
+_SETTLE = """
+UPDATE push_pushrecord
+SET state = %s, error = %s, provider = %s, provider_id = %s, due_at = COALESCE(%s, due_at), done_at = %s
+WHERE id = %s AND state = 'sending' AND tried_at = %s
+"""
 
 
-def _forget_device(record: PushRecord, result: Result) -> None:
-    """Unless it was registered again since: with another token, or with the same one after the provider saw it die."""
-    if record.device is None:
+def settle(settlements: Sequence[Settlement]) -> None:
+    """Write all of them down in one go."""
+    if not settlements:
         return
-    same = Device.objects.filter(id=record.device.id, token=record.device.token)
+    moment, key = PushRecord._meta.get_field("due_at"), PushRecord._meta.pk
+    rows = []
+    for one in sorted(settlements, key=lambda one: one.attempt.id):
+        waits = one.state == State.WAITING
+        due_at, done_at = (one.at, None) if waits else (None, one.at)
+        moments = [moment.get_db_prep_value(at, connection) for at in (due_at, done_at, one.attempt.claimed_at)]
+        id_ = key.get_db_prep_value(one.attempt.id, connection)
+        rows.append((one.state, one.error, one.provider, one.provider_id, *moments[:2], id_, moments[2]))
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.executemany(_SETTLE, rows)
+
+
+def forget_device(attempt: Attempt, result: Result) -> None:
+    """Unless it was registered again since: with another token, or with the same one after the provider saw it die."""
+    same = Device.objects.filter(id=attempt.device_id, token=attempt.token)
     if result.unregistered_at is not None:
         same = same.filter(registered_at__lte=result.unregistered_at)
     same.delete()

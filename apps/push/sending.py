@@ -1,58 +1,146 @@
-"""One push to its provider, and what the provider's answer means for the ledger, the device and whoever is on call."""
+"""
+Pushes to their providers, and what each answer means for the ledger, the device and whoever is on call.
+
+All batches of a worker process share its senders: threads that wait for providers and do nothing else, so that whoever
+waits for Apple holds no connection to the database. A batch writes down what has been answered so far, again and again,
+until all of it is.
+"""
 
 import logging
+import threading
 import time
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, SimpleQueue
 
+import msgspec
 from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 
 from apps import failpoints
 from apps.push import ledger, metrics
-from apps.push.models import PushRecord
+from apps.push.ledger import Attempt
 from apps.push.notification import Push
 from apps.push.providers import provider_for
 from apps.push.providers.base import Outcome, Result
 
 logger = logging.getLogger(__name__)
 
+SENDERS = 64
+SETTLE_WITHIN_S = 0.1  # how long an answer waits for those of its batch, to be written down with them
 
-def send(record: PushRecord, push: Push) -> None:
-    """`record` is claimed by this worker, and has a device."""
-    assert record.device is not None
+# What waits in there is bounded by the tasks under way, which wait for it.
+_senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="sender")
+
+
+class Answer(msgspec.Struct, frozen=True):
+    attempt: Attempt
+    provider: str
+    result: Result | None  # None: nobody asked the provider, as it was too late for that
+
+
+def send(pushes: Collection[tuple[Attempt, Push]]) -> None:
+    """Returns when each of these has been answered and that is written down. They are claimed, and have a device."""
+    batch = _Batch(pushes)
+    while answers := batch.answers():
+        _settle(answers)
+
+
+class _Batch:
+    def __init__(self, pushes: Collection[tuple[Attempt, Push]]) -> None:
+        self._left = len(pushes)  # that `answers` has not returned
+        self._under_way = len(pushes)
+        self._lock = threading.Lock()
+        self._all_here = threading.Event()
+        self._arrived: SimpleQueue[Answer | None] = SimpleQueue()
+        for attempt, push in pushes:
+            _senders.submit(self._send, attempt, push)
+
+    def answers(self) -> list[Answer]:
+        """Those that have come since the last call; none when there are no more. Waits for some."""
+        while self._left:
+            self._all_here.wait(SETTLE_WITHIN_S)
+            arrived = _drained(self._arrived)
+            self._left -= len(arrived)
+            if answers := [answer for answer in arrived if answer is not None]:
+                return answers
+        return []
+
+    def _send(self, attempt: Attempt, push: Push) -> None:
+        answer = None
+        try:
+            answer = _answer(attempt, push)
+        except Exception:  # the outermost loop of a sender: a bug is this push's alone, which is due again in a minute
+            logger.exception("a push broke off", extra={"push_id": str(attempt.id)})
+        finally:
+            self._arrived.put(answer)
+            with self._lock:
+                self._under_way -= 1
+                if not self._under_way:
+                    self._all_here.set()
+
+
+def _drained(queue: SimpleQueue[Answer | None]) -> list[Answer | None]:
+    found = []
+    while True:
+        try:
+            found.append(queue.get_nowait())
+        except Empty:
+            return found
+
+
+def _answer(attempt: Attempt, push: Push) -> Answer:
+    """The provider's name and answer. One that can't even be made is one that a human has to mend."""
+    if attempt.is_late(timezone.now()):
+        return Answer(attempt, "", None)
     failpoints.reached("pushing")
-    name, result = _answer(record.platform, record.device.token, push)
+    try:
+        provider = provider_for(attempt.platform)
+    except ImproperlyConfigured as error:
+        return Answer(attempt, attempt.platform, Result(Outcome.MISCONFIGURED, error=str(error)))
+    started = time.perf_counter()
+    result = provider.send(attempt.token or "", push)
+    metrics.seconds.labels(provider.name).observe(time.perf_counter() - started)
     failpoints.reached("pushed")
-    ledger.settle(record, name, result, timezone.now())
+    return Answer(attempt, provider.name, result)
+
+
+def _settle(answers: Collection[Answer]) -> None:
+    now = timezone.now()
+    settlements = []
+    for answer in answers:
+        if answer.result is None:
+            settlements.append(ledger.released(answer.attempt, "no sender was free in time", now))
+            continue
+        if answer.result.outcome is Outcome.UNREGISTERED:
+            ledger.forget_device(answer.attempt, answer.result)
+        settlements.append(ledger.answered(answer.attempt, answer.provider, answer.result, now))
+    ledger.settle(settlements)
     failpoints.reached("push-settled")
+    for answer in answers:
+        if answer.result is not None:
+            _tell(answer.attempt, answer.provider, answer.result)
+
+
+def _tell(attempt: Attempt, provider: str, result: Result) -> None:
+    metrics.answers.labels(provider, result.outcome).inc()
     misconfigured = result.outcome is Outcome.MISCONFIGURED
     if misconfigured or result.outcome is Outcome.ACCEPTED:
-        metrics.misconfigured.labels(name).set(misconfigured)
+        metrics.misconfigured.labels(provider).set(misconfigured)
     if misconfigured:
-        logger.error("pushes wait for settings or credentials", extra={"provider": name, "error": result.error})
+        logger.error("pushes wait for settings or credentials", extra={"provider": provider, "error": result.error})
     logger.info(
         "push",
         extra={
-            "push_id": str(record.id),
-            "kind": record.kind,
-            "username": record.user.username,
-            "device": str(record.device.id),
-            "conversation_id": str(record.conversation_id),
-            "seq": record.seq,
-            "provider": name,
+            "push_id": str(attempt.id),
+            "kind": attempt.kind,
+            "username": attempt.username,
+            "device": str(attempt.device_id),
+            "conversation_id": str(attempt.conversation_id),
+            "seq": attempt.seq,
+            "provider": provider,
             "outcome": result.outcome,
-            "attempt": record.attempts,
+            "attempt": attempt.number,
             "error": result.error,
         },
     )
-
-
-def _answer(platform: str, token: str, push: Push) -> tuple[str, Result]:
-    """The provider's name and answer. One that can't even be made is one that a human has to mend."""
-    try:
-        provider = provider_for(platform)
-    except ImproperlyConfigured as error:
-        return platform, Result(Outcome.MISCONFIGURED, error=str(error))
-    started = time.perf_counter()
-    result = provider.send(token, push)
-    metrics.seconds.labels(provider.name).observe(time.perf_counter() - started)
-    return provider.name, result

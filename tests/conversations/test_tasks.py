@@ -12,7 +12,7 @@ from asgiref.sync import sync_to_async
 from django.utils import timezone
 
 from apps.accounts.models import User
-from apps.conversations import notify, services, tasks
+from apps.conversations import composing, notify, services, tasks
 from apps.conversations.errors import Unavailable
 from apps.conversations.messages import Draft, Message
 from apps.conversations.models import Membership
@@ -46,10 +46,10 @@ class FakeProvider:
 
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> FakeProvider:
-    """Whatever platform a device is of; the tasks of single pushes run at once."""
+    """Whatever platform a device is of; the tasks that send run at once."""
     fake = FakeProvider()
     monkeypatch.setattr(sending, "provider_for", lambda platform: fake)
-    monkeypatch.setattr(tasks.send_push, "delay", tasks.send_push)
+    monkeypatch.setattr(tasks.send_pushes, "delay", tasks.send_pushes)
     monkeypatch.setattr(tasks.notify_absent, "delay", lambda notices: None)
     return fake
 
@@ -106,11 +106,10 @@ async def test_a_hundred_thousand_pushes_wait_in_the_table_and_not_in_memory(
     await device_of(ada)
     await sync_to_async(_plan_100_000)(ada.user, await Device.objects.aget())
     with_the_broker: list[str] = []
-    monkeypatch.setattr(tasks.send_push, "delay", with_the_broker.append)
+    monkeypatch.setattr(tasks.send_pushes, "delay", with_the_broker.extend)
 
     tracemalloc.start()
-    for _ in range(20):
-        await sync_to_async(tasks.send_due)()
+    await sync_to_async(tasks.send_due)()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
@@ -331,7 +330,7 @@ async def test_what_is_just_being_sent_is_taken_away_after_it_has_arrived(
     await device_of(bob)
     conversation_id = await group(ada, "bob")
     message = await say(ada, conversation_id)
-    monkeypatch.setattr(sending, "send", lambda record, push: None)  # the provider has not answered yet
+    monkeypatch.setattr(sending, "send", lambda pushes: None)  # the provider has not answered yet
     await notify_of(message)
 
     await services.mark_read(bob.person, conversation_id, message.seq)
@@ -344,12 +343,12 @@ async def test_what_waits_for_a_phone_that_changes_hands_goes_to_nobody(
     ada: Client, bob: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = await device_of(bob)
-    queued: list[str] = []
-    monkeypatch.setattr(tasks.send_push, "delay", queued.append)
+    queued: list[list[str]] = []
+    monkeypatch.setattr(tasks.send_pushes, "delay", queued.append)
     await notify_of(await say(ada, await group(ada, "bob")))
     await sync_to_async(push.register_device)(ada.user, push.NewDevice("fcm", token))
 
-    await sync_to_async(tasks.send_push)(*queued)
+    await sync_to_async(tasks.send_pushes)(*queued)
 
     assert provider.sent == []
     assert [record.state for record in await records()] == ["withdrawn"]
@@ -359,12 +358,12 @@ async def test_what_is_read_before_the_worker_gets_to_it_is_withdrawn(
     ada: Client, bob: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await device_of(bob)
-    queued: list[str] = []
-    monkeypatch.setattr(tasks.send_push, "delay", queued.append)
+    queued: list[list[str]] = []
+    monkeypatch.setattr(tasks.send_pushes, "delay", queued.append)
     await notify_of(await say(ada, await group(ada, "bob")))
     await membership(bob, last_read_seq=99)
 
-    await sync_to_async(tasks.send_push)(*queued)
+    await sync_to_async(tasks.send_pushes)(*queued)
 
     (record,) = await records()
     assert (record.state, record.error, provider.sent) == ("withdrawn", "read", [])
@@ -477,8 +476,7 @@ async def test_what_a_worker_had_when_it_died_is_pushed_by_another(
         raise SystemExit
 
     provider.answer = die
-    with pytest.raises(SystemExit):
-        await notify_of(await say(ada, await group(ada, "bob")))
+    await notify_of(await say(ada, await group(ada, "bob")))
     (record,) = await records()
     assert record.state == "sending"
 
@@ -498,7 +496,7 @@ async def test_a_task_that_the_broker_lost_is_queued_again(
 ) -> None:
     await device_of(bob)
     with monkeypatch.context() as broker:
-        broker.setattr(tasks.send_push, "delay", lambda push_id: None)
+        broker.setattr(tasks.send_pushes, "delay", lambda push_ids: None)
         await notify_of(await say(ada, await group(ada, "bob")))
     assert [record.state for record in await records()] == ["queued"]
 
@@ -517,7 +515,7 @@ async def test_a_push_waits_while_the_history_is_away(
         raise Unavailable("away")
 
     with monkeypatch.context() as history:
-        history.setattr(notify, "_message", away)
+        history.setattr(composing, "_latest", away)
         await notify_of(await say(ada, await group(ada, "bob")))
     assert [(record.state, record.error) for record in await records()] == [("waiting", "away")]
 
@@ -530,16 +528,17 @@ async def test_the_broker_holds_so_many_and_the_ledger_the_rest(
     ada: Client, bob: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger, "MAX_QUEUED", 3)
+    monkeypatch.setattr(tasks, "PER_TASK", 1)
     for number in range(5):
         await device_of(bob, f"phone {number}")
-    queued: list[str] = []
-    monkeypatch.setattr(tasks.send_push, "delay", queued.append)
+    queued: list[list[str]] = []
+    monkeypatch.setattr(tasks.send_pushes, "delay", queued.append)
 
     await notify_of(await say(ada, await group(ada, "bob")))
     await sync_to_async(tasks.send_due)()
     assert len(queued) == 3
 
-    await sync_to_async(tasks.send_push)(queued[0])
+    await sync_to_async(tasks.send_pushes)(queued[0])
     await sync_to_async(tasks.send_due)()
     assert len(queued) == 4
 
@@ -547,13 +546,13 @@ async def test_the_broker_holds_so_many_and_the_ledger_the_rest(
 async def test_what_the_broker_does_not_take_is_due_again_at_once(
     ada: Client, bob: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(push_id: str) -> None:
+    def refuse(push_ids: list[str]) -> None:
         raise ConnectionRefusedError
 
     await device_of(bob)
     message = await say(ada, await group(ada, "bob"))
     with monkeypatch.context() as broker:
-        broker.setattr(tasks.send_push, "delay", refuse)
+        broker.setattr(tasks.send_pushes, "delay", refuse)
         with pytest.raises(ConnectionRefusedError):
             await notify_of(message)
     assert not provider.sent

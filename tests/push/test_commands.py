@@ -45,9 +45,8 @@ def planned(device: Device, seq: int = 7, client_msg_id: UUID = MESSAGE) -> Push
 
 def settled(record: PushRecord, result: Result) -> PushRecord:
     assert record.id in ledger.take_due(10, timezone.now())
-    claimed = ledger.claim(record.id, timezone.now())
-    assert claimed is not None
-    ledger.settle(claimed, "fcm", result, timezone.now())
+    (attempt,) = ledger.claim([record.id], timezone.now())
+    ledger.settle([ledger.answered(attempt, "fcm", result, timezone.now())])
     return PushRecord.objects.get(id=record.id)
 
 

@@ -17,6 +17,7 @@ from pytest_django import Settings
 from apps.accounts.models import User
 from apps.push import ledger, policy, sending
 from apps.push import services as push
+from apps.push.ledger import Attempt
 from apps.push.models import Device, PushRecord
 from apps.push.policy import News
 from apps.push.providers import made, provider_for
@@ -54,20 +55,17 @@ def ada() -> User:
     return User.objects.create_user("ada")
 
 
-def claimed(user: User, platform: str, now: datetime) -> PushRecord:
+def claimed(user: User, platform: str, now: datetime) -> Attempt:
     """A push for a new device of this user, as the worker has it when it calls the provider."""
     device = push.register_device(user, push.NewDevice(platform, TOKEN))
     ledger.plan(News(CONVERSATION, 7, uuid4(), uuid4()), [device.id], now)
-    (push_id,) = ledger.take_due(1, now)
-    record = ledger.claim(push_id, now)
-    assert record is not None
-    return record
+    (attempt,) = ledger.claim(ledger.take_due(1, now), now)
+    return attempt
 
 
-def sent(record: PushRecord) -> PushRecord:
-    sending.send(record, a_push())
-    record.refresh_from_db()
-    return record
+def sent(attempt: Attempt) -> PushRecord:
+    sending.send([(attempt, a_push())])
+    return PushRecord.objects.get(id=attempt.id)
 
 
 def is_misconfigured(platform: str) -> float | None:
@@ -120,11 +118,9 @@ def test_each_answer_has_its_effect(
         assert is_misconfigured(platform) == 0
 
 
-def claimed_again(record: PushRecord) -> PushRecord:
+def claimed_again(record: PushRecord) -> Attempt:
     PushRecord.objects.filter(id=record.id).update(due_at=timezone.now())
-    ledger.take_due(1, timezone.now())
-    again = ledger.claim(record.id, timezone.now())
-    assert again is not None
+    (again,) = ledger.claim(ledger.take_due(1, timezone.now()), timezone.now())
     return again
 
 
@@ -136,9 +132,9 @@ def test_a_token_that_was_replaced_while_its_push_was_under_way_is_not_the_one_t
     server: Any, ada: User, platform: str, answer: Any
 ) -> None:
     server.answers = [answer]
-    record = claimed(ada, platform, timezone.now())
+    attempt = claimed(ada, platform, timezone.now())
     Device.objects.filter(token=TOKEN).update(token="cd" * 32)
-    assert sent(record).state == State.UNREGISTERED
+    assert sent(attempt).state == State.UNREGISTERED
     assert Device.objects.filter(token="cd" * 32).exists()
 
 
@@ -184,9 +180,7 @@ class Counted:
 def work_off(now: datetime) -> None:
     """What the workers do of what is due."""
     for push_id in ledger.take_due(1_000, now):
-        record = ledger.claim(push_id, now)
-        assert record is not None
-        sending.send(record, a_push())
+        sending.send([(attempt, a_push()) for attempt in ledger.claim([push_id], now)])
 
 
 def plan_pushes(user: User, number: int, now: datetime) -> None:
