@@ -1,14 +1,18 @@
 """From a message to the provider: who is told, of what, and what becomes of the ledger."""
 
+import itertools
+import threading
 import tracemalloc
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Collection
+from datetime import time, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
 import pytest
 from asgiref.sync import sync_to_async
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from apps.accounts.models import User
@@ -105,15 +109,16 @@ async def test_a_hundred_thousand_pushes_wait_in_the_table_and_not_in_memory(
 ) -> None:
     await device_of(ada)
     await sync_to_async(_plan_100_000)(ada.user, await Device.objects.aget())
-    with_the_broker: list[str] = []
-    monkeypatch.setattr(tasks.send_pushes, "delay", with_the_broker.extend)
+    with_the_broker: list[list[str]] = []
+    monkeypatch.setattr(tasks.send_pushes, "delay", with_the_broker.append)
 
     tracemalloc.start()
     await sync_to_async(tasks.send_due)()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert len(with_the_broker) == len(set(with_the_broker)) == ledger.MAX_QUEUED
+    assert {len(push_ids) for push_ids in with_the_broker} == {tasks.PER_TASK}
+    assert len({push_id for push_ids in with_the_broker for push_id in push_ids}) == ledger.MAX_QUEUED
     assert peak < 10_000_000
     assert await PushRecord.objects.filter(state="waiting").acount() == 100_000 - ledger.MAX_QUEUED
 
@@ -464,6 +469,123 @@ async def test_a_token_rotated_while_the_push_was_on_its_way_stays(
     provider.answer = rotate
     await notify_of(await say(ada, await group(ada, "bob")))
     assert await devices() == 1
+
+
+# --- many at a time --------------------------------------------------------------------------------------------------
+async def queued_of(message: Message) -> list[str]:
+    """Planned and with the broker; no worker has come yet."""
+    queued: list[str] = []
+    with pytest.MonkeyPatch.context() as broker:
+        broker.setattr(tasks.send_pushes, "delay", queued.extend)
+        await notify_of(message)
+    return queued
+
+
+async def state_of(person: Client) -> str:
+    (record,) = await records(user=person.user)
+    return record.state
+
+
+async def test_many_pushes_ask_the_database_as_often_as_few(
+    ada: Client, bob: Client, eve: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "SETTLE_WITHIN_S", 10)
+    asked = []
+    for phones in (1, 20):
+        for person, number in itertools.product((bob, eve), range(phones)):
+            await device_of(person, f"phone {number}")
+        queued = await queued_of(await say(ada, await group(ada)))
+
+        def work(queued: list[str] = queued) -> None:
+            with CaptureQueriesContext(connection) as captured:
+                tasks.send_pushes(queued)
+            asked.append(len(captured))
+
+        await sync_to_async(work)()
+
+    assert len(provider.sent) == 2 + 40
+    assert asked[0] == asked[1] < 20
+
+
+async def test_what_can_not_be_read_for_one_holds_up_no_other(
+    ada: Client, bob: Client, eve: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, _ = await device_of(eve), await device_of(bob)
+    elsewhere, latest = await group(ada, "bob"), composing._latest
+
+    async def partly_away(conversation_ids: Collection[UUID]) -> Any:
+        if elsewhere in conversation_ids:
+            raise Unavailable("away")
+        return await latest(conversation_ids)
+
+    with monkeypatch.context() as history:
+        history.setattr(composing, "_latest", partly_away)
+        await notify_of(await say(ada, await group(ada)))
+
+    assert provider.tokens == [device]
+    assert (await state_of(eve), await state_of(bob)) == ("sent", "waiting")
+
+
+async def test_one_that_can_not_be_composed_holds_up_no_other(
+    ada: Client, bob: Client, eve: Client, provider: FakeProvider
+) -> None:
+    device, _ = await device_of(eve), await device_of(bob)
+    queued = await queued_of(await say(ada, await group(ada)))
+    nowhere = {"time_zone": "Nowhere/At_all", "quiet_from": time(1), "quiet_until": time(2)}
+    await sync_to_async(NotificationSettings.objects.create)(user=bob.user, **nowhere)
+
+    await sync_to_async(tasks.send_pushes)(queued)
+
+    assert provider.tokens == [device]
+    (record,) = await records(user=bob.user)
+    assert (record.state, record.error) == ("waiting", "could not be composed: ZoneInfoNotFoundError")
+
+
+async def test_one_that_its_provider_is_slow_with_does_not_keep_the_others_from_being_written_down(
+    ada: Client, bob: Client, eve: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await device_of(bob)
+    await device_of(eve, "slow phone")
+    queued = await queued_of(await say(ada, await group(ada)))
+    settle, written_down, in_time = ledger.settle, threading.Event(), []
+
+    def settle_and_say(settlements: Any) -> None:
+        settle(settlements)
+        if settlements:
+            written_down.set()
+
+    def send(token: str, push: Push) -> Result:
+        if "slow" in token:
+            in_time.append(written_down.wait(10))
+        return Result(Outcome.ACCEPTED)
+
+    monkeypatch.setattr(ledger, "settle", settle_and_say)
+    monkeypatch.setattr(provider, "send", send)
+    await sync_to_async(tasks.send_pushes)(queued)
+
+    assert in_time == [True]
+    assert (await state_of(bob), await state_of(eve)) == ("sent", "sent")
+
+
+async def test_one_that_breaks_off_is_taken_up_again_and_the_others_went(
+    ada: Client, bob: Client, eve: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await device_of(bob)
+    await device_of(eve, "strange phone")
+
+    def send(token: str, push: Push) -> Result:
+        if "strange" in token:
+            raise KeyError(token)
+        return Result(Outcome.ACCEPTED)
+
+    with monkeypatch.context() as strange:
+        strange.setattr(provider, "send", send)
+        await notify_of(await say(ada, await group(ada)))
+    assert (await state_of(bob), await state_of(eve)) == ("sent", "sending")
+
+    await make_due()
+    await sync_to_async(tasks.send_due)()
+    assert (await state_of(eve), provider.tokens) == ("sent", ["eve's strange phone"])
 
 
 # --- workers and stores that die -------------------------------------------------------------------------------------

@@ -138,6 +138,32 @@ def test_a_token_that_was_replaced_while_its_push_was_under_way_is_not_the_one_t
     assert Device.objects.filter(token="cd" * 32).exists()
 
 
+# --- whose try it is -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("platform", ["fcm"])
+def test_what_waited_too_long_for_a_sender_is_tried_again_instead(server: FcmServer, ada: User, platform: str) -> None:
+    """By then it may have been read, and a clear of it been on its way."""
+    now = timezone.now()
+    record = sent(claimed(ada, platform, now - ledger.MAY_WAIT - timedelta(seconds=1)))
+    assert (record.state, record.error) == (State.WAITING, "no sender was free in time")
+    assert now < record.due_at < now + timedelta(seconds=30)
+    assert server.arrived.empty()
+    assert sent(claimed_again(record)).state == State.SENT
+
+
+@pytest.mark.parametrize("platform", ["fcm"])
+def test_who_was_taken_for_lost_writes_nothing_down(server: FcmServer, ada: User, platform: str) -> None:
+    lost = claimed(ada, platform, timezone.now() - timedelta(seconds=1))
+    claimed_again(PushRecord.objects.get(id=lost.id))
+    assert sent(lost).state == State.SENDING
+
+
+def test_a_push_is_claimed_once(ada: User) -> None:
+    now = timezone.now()
+    attempt = claimed(ada, "fcm", now)
+    assert attempt.claimed_at == now
+    assert ledger.claim([attempt.id], now) == []
+
+
 class Slow:
     """To make."""
 

@@ -151,7 +151,7 @@ def test_safari_is_sent_nothing_that_it_would_not_show(
     [
         (200, Outcome.ACCEPTED), (201, Outcome.ACCEPTED), (202, Outcome.ACCEPTED),
         (301, Outcome.REJECTED), (307, Outcome.REJECTED),
-        (400, Outcome.REJECTED), (401, Outcome.MISCONFIGURED), (403, Outcome.MISCONFIGURED),
+        (400, Outcome.REJECTED), (401, Outcome.REJECTED), (403, Outcome.REJECTED),
         (404, Outcome.UNREGISTERED), (408, Outcome.RETRY), (410, Outcome.UNREGISTERED), (413, Outcome.REJECTED),
         (429, Outcome.RETRY), (500, Outcome.RETRY), (502, Outcome.RETRY), (503, Outcome.RETRY),
     ],
@@ -172,11 +172,33 @@ def test_a_subscription_that_ended_is_unregistered(provider: WebPush, service: W
     assert provider.send(laptop.token, a_push()).outcome is Outcome.UNREGISTERED
 
 
-def test_another_key_than_the_browser_subscribed_to_is_our_mistake(
-    provider: WebPush, service: WebPushService, laptop: Browser, settings: Any
+@pytest.mark.parametrize(
+    ("known", "outcome"), [((".127.0.0.1",), Outcome.MISCONFIGURED), ((".example.org",), Outcome.REJECTED)]
+)
+def test_another_key_than_the_browser_subscribed_to_is_our_mistake_by_the_word_of_a_known_service(
+    provider: WebPush, laptop: Browser, settings: Any, monkeypatch: pytest.MonkeyPatch, known: Any, outcome: Outcome
 ) -> None:
     settings.WEBPUSH_PRIVATE_KEY = new_private_key()
-    assert provider.send(laptop.token, a_push()).outcome is Outcome.MISCONFIGURED
+    monkeypatch.setattr(webpush, "WELL_KNOWN", known)
+    assert provider.send(laptop.token, a_push()).outcome is outcome
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize(
+    ("host", "outcome"),
+    [
+        ("fcm.googleapis.com", Outcome.MISCONFIGURED),
+        ("updates.push.services.mozilla.com", Outcome.MISCONFIGURED),
+        ("web.push.apple.com", Outcome.MISCONFIGURED),
+        ("db5p.notify.windows.com", Outcome.MISCONFIGURED),
+        ("evil-fcm.googleapis.com", Outcome.REJECTED),
+        ("push.apple.com.example.org", Outcome.REJECTED),
+        ("notpush.apple.com", Outcome.REJECTED),
+        ("example.org", Outcome.REJECTED),
+    ],
+)
+def test_who_may_say_that_our_key_is_wrong(host: str, outcome: Outcome, status: int) -> None:
+    assert webpush.result_of(Answer(status, "", {}), host, NOW).outcome is outcome
 
 
 @pytest.mark.parametrize(
@@ -187,7 +209,7 @@ def test_another_key_than_the_browser_subscribed_to_is_our_mistake(
     ],
 )  # fmt: skip
 def test_a_pause_is_told_in_seconds_or_as_a_date(header: str, seconds: int | None) -> None:
-    pause = webpush.result_of(Answer(429, "", {"retry-after": header}), NOW).retry_after
+    pause = webpush.result_of(Answer(429, "", {"retry-after": header}), "example.org", NOW).retry_after
     assert pause == (None if seconds is None else timedelta(seconds=seconds))
 
 

@@ -24,6 +24,8 @@ from apps.push.subscription import BadSubscription, Subscription
 
 MAX_TTL = timedelta(days=28)
 APPLE = ".push.apple.com"
+# Only they can tell us that our key is wrong. Anybody can register an endpoint of their own, which answers as it likes.
+WELL_KNOWN = (".fcm.googleapis.com", ".updates.push.services.mozilla.com", APPLE, ".notify.windows.com")
 
 
 # --- what is sent ----------------------------------------------------------------------------------------------------
@@ -62,7 +64,7 @@ def headers_of(push: Push, origin: str, now: datetime) -> dict[str, str]:
 
 
 # --- what came of it -------------------------------------------------------------------------------------------------
-def result_of(answer: Answer, now: datetime) -> Result:
+def result_of(answer: Answer, host: str, now: datetime) -> Result:
     error = f"{answer.status} {_printable(answer.text)}".strip()
     wait = retry_after(answer.headers.get("retry-after", ""), now)
     match answer.status:
@@ -70,7 +72,7 @@ def result_of(answer: Answer, now: datetime) -> Result:
             return Result(Outcome.ACCEPTED, provider_id=_name_of(answer))
         case 404 | 410:
             return Result(Outcome.UNREGISTERED, error=error)
-        case 401 | 403:
+        case 401 | 403 if f".{host}".endswith(WELL_KNOWN):
             return Result(Outcome.MISCONFIGURED, error=error)
         case 408 | 429:
             return Result(Outcome.RETRY, error=error, retry_after=wait)
@@ -113,6 +115,6 @@ class WebPush:
             return Result(Outcome.REJECTED, error=str(error))
         except (OSError, http.client.HTTPException) as error:
             return Result(Outcome.RETRY, error=_printable(f"{type(error).__name__}: {error}"))
-        result = result_of(answer, now)
+        result = result_of(answer, subscription.host, now)
         # Some services repeat the address in what they say, and the address is the token.
         return msgspec.structs.replace(result, error=result.error.replace(subscription.path, "…"))
