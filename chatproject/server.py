@@ -22,7 +22,8 @@ from chatproject.asgi import application  # isort: skip  (sets Django up)
 
 import argparse
 import logging
-import struct
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -38,7 +39,7 @@ from zope.interface import implementer
 
 from apps.conversations.protocol import MAX_FRAME_BYTES, Reconnect, encode
 from apps.presence import node
-from chatproject import lifecycle
+from chatproject import frames, lifecycle
 
 logger = logging.getLogger(__name__)
 
@@ -75,11 +76,34 @@ class ChatSocket(WebSocketProtocol):
         self.flow = Flow()
         self.refusal: list[tuple[str, str]] = []
         self.holds_back = False
+        self.on_text: Callable[[str], None] | None = None
 
     def onOpen(self) -> None:
         self.transport.unregisterProducer()  # the HTTP channel's, from before the upgrade
         self.transport.registerProducer(self.flow, True)
         super().onOpen()
+
+    def read_now(self, on_text: Callable[[str], None]) -> None:
+        """From now on, hand over text as it comes, where no earlier event waits for the application to receive it."""
+        self.on_text = on_text
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.on_text is not None and self.may_be_read_now and (text := frames.whole_text(data)) is not None:
+            self.last_ping = time.time()  # Daphne pings who is quiet
+            self.on_text(text)
+        else:
+            super().dataReceived(data)
+
+    @property
+    def may_be_read_now(self) -> bool:
+        """Whether what comes next is the beginning of a frame, and next for the application."""
+        return (
+            self.may_send
+            and not self.data
+            and self.current_frame is None
+            and not self.inside_message
+            and self.application_queue.empty()
+        )
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         super().onMessage(payload, isBinary)
@@ -122,13 +146,13 @@ class ChatSocket(WebSocketProtocol):
         """
         if self.may_send:
             payload = content.encode() if isinstance(content, str) else content
-            self._write(_header(len(payload), binary) + payload)
+            self._write(frames.header(len(payload), binary=binary) + payload)
 
     def write_now(self, *texts: bytes) -> bool:
         """Send text frames, unless the client is behind with reading; returns whether they were sent."""
         if not self.may_send or not self.flow.may_write.is_set():
             return False
-        self._write(b"".join([_header(len(text), binary=False) + text for text in texts]))
+        self._write(b"".join([frames.header(len(text)) + text for text in texts]))
         return True
 
     def _write(self, data: bytes) -> None:
@@ -150,16 +174,6 @@ class ChatSocket(WebSocketProtocol):
         return self.state == WebSocketServerProtocol.STATE_OPEN
 
 
-def _header(length: int, binary: bool) -> bytes:
-    """Of a frame from a server that is a whole message (RFC 6455, section 5.2)."""
-    kind = 0x82 if binary else 0x81
-    if length < 126:
-        return bytes((kind, length))
-    if length < 65_536:
-        return struct.pack("!BBH", kind, 126, length)
-    return struct.pack("!BBQ", kind, 127, length)
-
-
 class ChatServer(Server):
     def run(self) -> None:
         WebSocketFactory.protocol = ChatSocket
@@ -177,7 +191,11 @@ class ChatServer(Server):
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
         if scope["type"] == "websocket":
-            scope["extensions"] = {"websocket.http.response": {}, "chat.write_now": protocol.write_now}
+            scope["extensions"] = {
+                "websocket.http.response": {},
+                "chat.write_now": protocol.write_now,
+                "chat.read_now": protocol.read_now,
+            }
         return super().create_application(protocol, scope)
 
     async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:

@@ -10,6 +10,8 @@ import asyncio
 import logging
 import time
 from collections import deque
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -104,7 +106,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     async def dispatch(self, message: dict[str, Any]) -> None:
         if message["type"] == "websocket.receive":
-            await self._receive(message.get("text"))
+            self._receive(message.get("text"))
         else:
             await self._connect()
 
@@ -161,6 +163,8 @@ class ChatConsumer(AsyncWebsocketConsumer):
         # Only now: whoever syncs on `hello` has every later message delivered, and every earlier one in the answer.
         self._out.begin(encode(self._hello()))
         self._worker = asyncio.create_task(self._work(self._out))
+        if (read_now := self._extensions.get("chat.read_now")) is not None:
+            read_now(partial(copy_context().run, self._receive))
 
     async def _turn_away(self, code: int) -> None:
         await self.accept()
@@ -168,6 +172,9 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     async def close(self, code: int) -> None:
         """After what is waiting to go out, as that may say why; does not wait for it."""
+        self._close(code)
+
+    def _close(self, code: int) -> None:
         if self._out is not None:
             self._out.close(code)
 
@@ -195,19 +202,19 @@ class ChatConsumer(AsyncWebsocketConsumer):
         )
 
     # --- in ----------------------------------------------------------------------------------------------------------
-    async def _receive(self, text: str | None) -> None:
+    def _receive(self, text: str | None) -> None:
         if self._out is None or not self._out.is_open:
             return
         self.last_heard = time.monotonic()
         if self._floods():
-            await self.close(4429)
+            self._close(4429)
             return
         try:
             if text is None:
                 raise BadFrame("Frames are text, not binary.")
             self._take(decode(text))
         except ChatError as error:
-            await self._refuse(error, text)
+            self._refuse(error, text)
 
     def _take(self, command: Command) -> None:
         metrics.frames_in.labels(type(command).__struct_config__.tag).inc()
@@ -270,14 +277,14 @@ class ChatConsumer(AsyncWebsocketConsumer):
         if self._out is not None:
             self._out.reply(frame)
 
-    async def _refuse(self, error: ChatError, text: str | None) -> None:
+    def _refuse(self, error: ChatError, text: str | None) -> None:
         metrics.nacked.labels(error.code).inc()
         self._reply(encode(nack_frame(error, text)))
         if isinstance(error, BadFrame):
             now = time.monotonic()
             self._bad_frames.append(now)
             if len(self._bad_frames) == MAX_BAD_FRAMES and now - self._bad_frames[0] < 60:
-                await self.close(4400)
+                self._close(4400)
 
     def _floods(self) -> bool:
         if settings.CHAT_SENDS_PER_10S == 0:

@@ -15,7 +15,7 @@ from channels_redis.utils import _wrap_close
 from redis.exceptions import RedisError
 
 from apps.presence import metrics
-from apps.presence.pipe import Pipe
+from apps.presence.pipe import Pipe, RedisWire
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class _LoopLayer(RedisPubSubLoopLayer):
 
     def __init__(self, url: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.pipe = Pipe(url)
+        self.pipe = Pipe(RedisWire(url))
         self.shard = _Shard(self._shards[0].host, self)
         self._shards = [self.shard]
 

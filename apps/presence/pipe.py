@@ -1,18 +1,21 @@
 """
 Redis commands of one event loop, sent together.
 
-A command alone costs about five times what it costs inside a pipeline, so one pipeline is under way at a time and what
-is asked meanwhile goes in the next one: the busier the node, the fuller its pipelines.
+A command alone costs several times what it costs among others, so one group is under way at a time and what is asked
+meanwhile goes in the next one: the busier the node, the larger its groups.
 """
 
 import asyncio
 from collections import deque
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-import redis.asyncio
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from apps.presence import metrics
 
@@ -20,18 +23,73 @@ MAX_WAITING = 20_000
 MAX_PER_FLIGHT = 500
 TIMEOUT_S = 2.0
 
+Command = tuple[Any, ...]
+
+
+class Wire(Protocol):
+    """A connection to Redis."""
+
+    async def carry_out(self, commands: Sequence[Command]) -> list[Any]:
+        """The reply to each, which may be a ResponseError. Raises RedisError: any of them may have been carried out."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class RedisWire:
+    """
+    Made when it is needed, and again after anything went wrong.
+
+    Without redis-py's pipeline, which costs several times as much; and without its silent retries: a PUBLISH that may
+    have gone out must not go out again under the same frame number.
+    """
+
+    def __init__(self, url: str) -> None:
+        # One deadline for all replies together, instead of a timer for each.
+        self._pool = ConnectionPool.from_url(
+            url, socket_timeout=None, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+        )
+        self._connection: AbstractConnection = self._pool.make_connection()
+
+    async def carry_out(self, commands: Sequence[Command]) -> list[Any]:
+        done = False
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                replies = await self._exchange(commands)
+            done = True
+            return replies
+        except TimeoutError as error:
+            raise RedisTimeout("Redis did not answer in time") from error
+        except OSError as error:
+            raise RedisError(str(error)) from error
+        finally:
+            if not done:  # replies that still come would be taken for those to other commands
+                await self._connection.disconnect(nowait=True)
+
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        connection = self._connection
+        await connection.connect()  # does nothing when it is
+        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(await connection.read_response())
+            except ResponseError as error:
+                replies.append(error)
+        return replies
+
+    async def close(self) -> None:
+        await self._connection.disconnect()
+
 
 class Overloaded(RedisError):
     """More commands are waiting than Redis can be expected to answer in time."""
 
 
 class Pipe:
-    def __init__(self, url: str) -> None:
-        # No silent retries: a PUBLISH that may have gone out must not go out again under the same frame number.
-        self._redis = redis.asyncio.Redis.from_url(
-            url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-        )
-        self._waiting: deque[tuple[tuple[Any, ...], asyncio.Future[Any]]] = deque()
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._waiting: deque[tuple[Command, asyncio.Future[Any]]] = deque()
         self._flight: asyncio.Task[None] | None = None
 
     async def execute(self, *command: Any) -> Any:
@@ -55,7 +113,7 @@ class Pipe:
         for _, reply in self._waiting:
             reply.cancel()
         self._waiting.clear()
-        await self._redis.aclose()
+        await self._wire.close()
 
     @property
     def waiting(self) -> int:
@@ -69,15 +127,12 @@ class Pipe:
         finally:
             self._flight = None
 
-    async def _send(self, batch: list[tuple[tuple[Any, ...], "asyncio.Future[Any]"]]) -> None:
-        pipeline = self._redis.pipeline(transaction=False)
-        for command, _ in batch:
-            pipeline.execute_command(*command)
+    async def _send(self, batch: list[tuple[Command, "asyncio.Future[Any]"]]) -> None:
         replies: list[Any] = [RedisError("closed")] * len(batch)
         try:
-            replies = await pipeline.execute(raise_on_error=False)
-        except (RedisError, OSError) as error:
-            replies = [error if isinstance(error, RedisError) else RedisError(str(error))] * len(batch)
+            replies = await self._wire.carry_out([command for command, _ in batch])
+        except RedisError as error:
+            replies = [error] * len(batch)
         finally:
             for (_, future), reply in zip(batch, replies, strict=True):
                 if future.done():

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from apps.presence import registry
-from apps.presence.pipe import Pipe
+from apps.presence.pipe import Pipe, RedisWire
 from apps.presence.registry import CLAIM_S, NodeInfo, Registry
 from apps.presence.status import ENTRY_TTL_S, LEASE_TTL_S
 from tests.simulation.redis import Redis
@@ -97,7 +97,7 @@ class Machine(RuleBasedStateMachine):
         self.model = Model()
         self.simulated = Redis(lambda: self.now)
         self.store = redis.Redis.from_url(self.url)
-        self.pipe = Pipe(self.url)
+        self.pipe = Pipe(RedisWire(self.url))
         self.registries = [Registry(self.pipe), Registry(SimulatedPipe(self.simulated))]  # type: ignore[arg-type]
         self.counts = dict.fromkeys(NODES, 0)
 

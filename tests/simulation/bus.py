@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 
 from apps.presence.bus import MAX_WAITING
 from apps.presence.pipe import Pipe
-from tests.simulation.redis import Redis, Subscription
+from tests.simulation.redis import Redis, Subscription, Wire
 from tests.simulation.scheduler import Process, Scheduler
 from tests.simulation.services import Service
 
@@ -23,7 +23,7 @@ class Layer:
         self.subscription: Subscription | None = None
 
     def pipe(self) -> Pipe:
-        self._pipe = self._pipe or Pipe("simulated")
+        self._pipe = self._pipe or Pipe(Wire(lambda: self._service, self._redis))
         return self._pipe
 
     async def send(self, channel: str, message: dict[str, Any]) -> int:

@@ -6,7 +6,7 @@ The scripts are said again in Python; tests/presence/test_registry.py holds them
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -182,32 +182,25 @@ class Redis:
         return self._data.setdefault(key, self._get(key, empty))
 
 
-class Client:
-    """What presence/pipe.py uses of redis.asyncio.Redis."""
+class Wire:
+    """As in presence/pipe.py, to whatever Redis there is when it is asked."""
 
     def __init__(self, service: Callable[[], Service], redis: Callable[[], Redis]) -> None:
         self._service, self._redis = service, redis
 
-    def pipeline(self, *, transaction: bool) -> "Pipeline":
-        return Pipeline(self._service(), self._redis())
+    async def carry_out(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        redis = self._redis()
+        return list(await self._service().ask(lambda: [_reply(redis, command) for command in commands]))
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
 
-class Pipeline:
-    def __init__(self, service: Service, redis: Redis) -> None:
-        self._service, self._redis = service, redis
-        self._commands: list[tuple[Any, ...]] = []
-
-    def execute_command(self, *command: Any) -> None:
-        self._commands.append(command)
-
-    async def execute(self, *, raise_on_error: bool) -> list[Any]:
-        return list(await self._service.ask(lambda: [self._one(command) for command in self._commands]))
-
-    def _one(self, command: tuple[Any, ...]) -> Any:
-        try:
-            return self._redis.carry_out(command)
-        except RedisError as error:
-            return error
+def _reply(redis: Redis, command: tuple[Any, ...]) -> Any:
+    try:
+        return redis.carry_out(command)
+    except RedisError as error:
+        return error
 
 
 def service(scheduler: Scheduler) -> Service:

@@ -29,7 +29,7 @@ from apps.conversations.errors import ChatError
 from apps.conversations.history import cassandra
 from apps.conversations.memberships import Kept, Member, Members
 from apps.conversations.protocol import ConversationOut
-from apps.presence import last_seen, node, pipe
+from apps.presence import last_seen, node
 from apps.push import outbox
 from tests.consistency.history import Line, Recorder
 from tests.simulation import cassandra as simulated_cassandra
@@ -264,15 +264,10 @@ def _install_stores() -> None:
     history.store_from_settings = lambda: cassandra.CassandraHistory(
         f"cassandra://simulated/{simulated_cassandra.KEYSPACE}", bucket_size=BUCKET_SIZE
     )
-    pipe.redis = SimpleNamespace(asyncio=SimpleNamespace(Redis=SimpleNamespace(from_url=_redis_client)))
     node.settings = _NodeSettings()
     node.get_channel_layer = lambda: _running().layer
     Process.run_in_executor = _run_in_executor
     outbox.publish = _hand_over
-
-
-def _redis_client(url: str, **_: Any) -> simulated_redis.Client:
-    return simulated_redis.Client(lambda: _current.redis_service, lambda: _current.redis)
 
 
 def _run_in_executor(self: Process, executor: Any, function: Any, *args: Any) -> Any:
