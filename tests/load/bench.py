@@ -71,7 +71,8 @@ def _measure_one(plan: Plan, report: Report, target: Target, number: int, nodes:
     try:
         with on_core(DRIVER_CORE):
             for workload in workloads:
-                outcome = uvloop.run(_one(plan, target, workload, warm=workload is workloads[0]))
+                first = _first_rate(plan, report, target, workload)
+                outcome = uvloop.run(_one(plan, target, workload, first, warm=workload is workloads[0]))
                 result = Result(
                     workload=workload, target=target.name, nodes=nodes, round=number, figures=outcome.figures,
                     steps=outcome.steps, violations=outcome.violations,
@@ -87,11 +88,22 @@ def _line(outcome: Outcome) -> str:
     return f"{figures}; {len(outcome.violations)} violations" if outcome.violations else figures
 
 
-async def _one(plan: Plan, target: Target, workload: str, *, warm: bool) -> Outcome:
+def _first_rate(plan: Plan, report: Report, target: Target, workload: str) -> float:
+    """Half of what held in the round before."""
+    before = [
+        best.rate
+        for each in report.results
+        if (each.workload, each.target, each.nodes) == (workload, target.name, target.nodes)
+        and (best := pace.best(each.steps)) is not None
+    ]
+    return before[-1] / 2 if before else plan.size.first_rate
+
+
+async def _one(plan: Plan, target: Target, workload: str, first_rate: float, *, warm: bool) -> Outcome:
     if warm and plan.size.warm_up:
         await warm_up(target)
     name = f"{workload}-{target.name}-{target.nodes}"
-    run = Run(target, plan.size, plan.artefacts / f"{name}.jsonl")
+    run = Run(target, plan.size, plan.artefacts / f"{name}.jsonl", first_rate)
     with _flame(target, plan.artefacts / f"{name}.svg") if plan.flame else contextlib.nullcontext():
         return await WORKLOADS[workload](run)
 
