@@ -1,8 +1,9 @@
 """
 How many pushes a worker process sends through FCM and through APNs: `python -m tests.load.push [fcm|apns] [THREADS]`.
 
-The servers are a process of their own and answer after 20 ms; this process is a worker's `-P threads`, without Celery.
-Prints one JSON object.
+The servers are a process of their own and answer after 20 ms. First the providers alone, from as many threads as a
+worker has senders; then a whole worker on PostgreSQL, RabbitMQ, Redis and a history on SQLite, its ledger and composing
+included. Prints one JSON object.
 """
 
 import json
@@ -13,7 +14,12 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -23,8 +29,13 @@ from django.utils.module_loading import import_string
 
 from apps.push.notification import Push
 from apps.push.providers.base import Provider
+from chatproject.stack import PostgreSQL, RabbitMQ, Redis
+from tests.load.machine import description, end_when_told
+from tests.load.targets import pids_in
+from tests.system.servers import BASE_DIR, Installation
 
 ANSWER_MS = 20
+PEOPLE = 6_000  # to be told, each on one device and of one conversation
 WARM_UP_S, MEASURE_S = 2.0, 8.0
 
 
@@ -78,17 +89,64 @@ def measure(provider: Provider, threads: int) -> dict[str, Any]:
     }
 
 
-def main(names: list[str], threads: int) -> None:
+# --- a whole worker --------------------------------------------------------------------------------------------------
+@contextmanager
+def stores(directory: Path) -> Iterator[tuple[dict[str, str], dict[str, list[int]]]]:
+    """Their URLs by the setting, and their pids by name. Raises stack's Missing, DidNotStart."""
+    services = {"DATABASE_URL": PostgreSQL(directory), "REDIS_URL": Redis(directory), "BROKER_URL": RabbitMQ(directory)}
+    with ExitStack() as stack:
+        urls = {}
+        for setting, service in services.items():
+            stack.callback(service.stop)
+            urls[setting] = service.start()
+        yield urls, {service.name: pids_in(service.home) for service in services.values()}
+
+
+@contextmanager
+def worker(chat: Installation, directory: Path) -> Iterator[int]:
+    """As the supervisor starts it; its pid."""
+    command = [sys.executable, "-m", "celery", "-A", "chatproject", "worker", "--pool", "threads", "--concurrency", "4"]
+    command += ["--beat", "--schedule", str(directory / "beat"), "--without-gossip", "--without-mingle"]
+    command += ["--loglevel", "INFO"]
+    with (directory / "worker.log").open("ab") as lines:
+        process = subprocess.Popen(command, cwd=BASE_DIR, env=chat.environment, stdout=lines, stderr=lines)
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@contextmanager
+def providers() -> Iterator[tuple[dict[str, str], int]]:
+    """FCM's and APNs' servers: the settings that lead to them, and their pid."""
     command = [sys.executable, "-m", "tests.push_servers", str(ANSWER_MS)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as servers:
-        assert servers.stdout is not None
-        os.environ.update(json.loads(servers.stdout.readline()), DJANGO_SETTINGS_MODULE="chatproject.settings.test")
+        assert servers.stdin is not None and servers.stdout is not None
+        try:
+            yield json.loads(servers.stdout.readline()), servers.pid
+        finally:
+            servers.stdin.close()
+
+
+def main(names: list[str], threads: int) -> None:
+    end_when_told()
+    report: dict[str, Any] = {"machine": description(), "answer_ms": ANSWER_MS, "python": platform.python_version()}
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(TemporaryDirectory(prefix="chat-load-push-", ignore_cleanup_errors=True)))
+        endpoints, servers = stack.enter_context(providers())
+        urls, pids = stack.enter_context(stores(home / "services"))
+        chat = stack.enter_context(Installation(home, urls, nodes=0, **endpoints))
+        chat.load_users(2 * PEOPLE, 0)
+        os.environ.update(chat.environment)
         django.setup()
-        report: dict[str, Any] = {"answer_ms": ANSWER_MS, "cores": os.cpu_count(), "python": platform.python_version()}
         for name in names:
-            report[name] = measure(import_string(settings.PUSH_PROVIDERS[name])(), threads)
-        assert servers.stdin is not None
-        servers.stdin.close()
+            report[name] = {"alone": measure(import_string(settings.PUSH_PROVIDERS[name])(), threads)}
+        rows = import_module("tests.load.push_rows")  # models can be imported now
+        places = rows.people_with_news()
+        pids |= {"worker": [stack.enter_context(worker(chat, home))], "providers": [servers]}
+        for name in names:
+            report[name]["worker"] = rows.measure(name, places, pids)
     print(json.dumps(report))
 
 
