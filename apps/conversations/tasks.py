@@ -24,7 +24,7 @@ from apps.push.policy import Notice
 logger = logging.getLogger(__name__)
 
 DUE_AT_ONCE = 500  # in one transaction, which on SQLite everybody else waits for
-PER_TASK = 50
+PER_TASK = 100
 
 
 # What fails to the end goes to the dead letters, not into nothing. (Of any other task the ledger knows what is left.)
@@ -59,7 +59,8 @@ def send_pushes(push_ids: list[str]) -> None:
     now = timezone.now()
     if attempts := ledger.claim([UUID(push_id) for push_id in push_ids], now):
         pushes, settled = composing.compose(attempts, now)
-        ledger.settle(settled)
+        if settled:
+            ledger.settle(settled)
         sending.send(pushes)
 
 

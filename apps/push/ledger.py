@@ -9,7 +9,7 @@ From where it is due on, pushes share their SQL: a worker claims and settles man
 """
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -242,29 +242,40 @@ def _after(attempt: Attempt, result: Result, now: datetime) -> tuple[PushRecord.
             return State.WAITING, now + policy.MISCONFIGURED_PAUSE
 
 
-# Only of the attempt that this worker has made: should it have been taken for lost, another one tells. By hand, as the
-# ORM has one UPDATE for many rows only where all get the same, or as a CASE that takes it longer than the push.
+# By hand: the ORM can give many rows values of their own only by a CASE, which it takes longer over than a push takes.
+# Only of the attempt that this worker has made: should it have been taken for lost, another one tells.
 _SETTLE = """
 UPDATE push_pushrecord
-SET state = %s, error = %s, provider = %s, provider_id = %s, due_at = COALESCE(%s, due_at), done_at = %s
-WHERE id = %s AND state = 'sending' AND tried_at = %s
+SET state = answer.column4, error = answer.column5, provider = answer.column6, provider_id = answer.column7,
+    {moment} = answer.column3
+FROM (VALUES {rows}) AS answer
+WHERE id = answer.column1 AND tried_at = answer.column2 AND push_pushrecord.state = 'sending'
 """
 
 
-def settle(settlements: Sequence[Settlement]) -> None:
+def settle(settlements: Collection[Settlement]) -> None:
     """Write all of them down in one go."""
-    if not settlements:
-        return
-    moment, key = PushRecord._meta.get_field("due_at"), PushRecord._meta.pk
-    rows = []
-    for one in sorted(settlements, key=lambda one: one.attempt.id):
-        waits = one.state == State.WAITING
-        due_at, done_at = (one.at, None) if waits else (None, one.at)
-        moments = [moment.get_db_prep_value(at, connection) for at in (due_at, done_at, one.attempt.claimed_at)]
-        id_ = key.get_db_prep_value(one.attempt.id, connection)
-        rows.append((one.state, one.error, one.provider, one.provider_id, *moments[:2], id_, moments[2]))
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.executemany(_SETTLE, rows)
+    with transaction.atomic():
+        _locked(PushRecord.objects.filter(id__in=[one.attempt.id for one in settlements]))
+        for moment, waits in (("due_at", True), ("done_at", False)):
+            rows = [_row(one) for one in settlements if (one.state == State.WAITING) is waits]
+            if rows:
+                sql = _SETTLE.format(moment=moment, rows=", ".join(["(%s, %s, %s, %s, %s, %s, %s)"] * len(rows)))
+                with connection.cursor() as cursor:
+                    cursor.execute(sql, [value for row in rows for value in row])
+
+
+def _row(one: Settlement) -> tuple[object, ...]:
+    key, moment = PushRecord._meta.pk, PushRecord._meta.get_field("due_at")
+    return (
+        key.get_db_prep_value(one.attempt.id, connection),
+        moment.get_db_prep_value(one.attempt.claimed_at, connection),
+        moment.get_db_prep_value(one.at, connection),
+        one.state,
+        one.error,
+        one.provider,
+        one.provider_id,
+    )
 
 
 def forget_device(attempt: Attempt, result: Result) -> None:

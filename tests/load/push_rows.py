@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+from django.db import transaction
 from django.db.models import Max, Min
 from django.utils import timezone
 
@@ -59,19 +60,17 @@ def give_devices(places: Sequence[Membership], platform: str) -> list[tuple[Memb
 # --- measuring -------------------------------------------------------------------------------------------------------
 def measure(platform: str, places: Sequence[Membership], processes: dict[str, list[int]]) -> dict[str, Any]:
     devices = give_devices(places, platform)
-    _carry(devices[:WARM_UP], lambda _: timezone.now())
+    _carry(devices[:WARM_UP], lambda _: timezone.now(), processes)
     now = timezone.now()
-    before = cpu_s(processes)
-    flood = _carry(devices, lambda _: now)
-    after = cpu_s(processes)
+    flood = _carry(devices, lambda _: now, processes)
     asked = ASKED_PER_SECOND[platform]
     start = timezone.now() + timedelta(seconds=2)
-    paced = _carry(devices[: asked * PACED_S], lambda number: start + timedelta(seconds=number / asked))
+    paced = _carry(devices[: asked * PACED_S], lambda number: start + timedelta(seconds=number / asked), processes)
     span = flood["last"] - flood["first"]
     return {
         "per_second": round(len(devices) / span.total_seconds()),
         "states": flood["states"],
-        "cpu_us_per_push": {kind: round(1e6 * (after[kind] - before[kind]) / len(devices)) for kind in processes},
+        "cpu_us_per_push": {kind: round(1e6 * seconds / len(devices)) for kind, seconds in flood["cpu_s"].items()},
         "paced": {
             "per_second": asked,
             "states": paced["states"],
@@ -81,21 +80,29 @@ def measure(platform: str, places: Sequence[Membership], processes: dict[str, li
     }
 
 
-def _carry(devices: Sequence[tuple[Membership, Device]], due: Callable[[int], datetime]) -> dict[str, Any]:
+def _carry(
+    devices: Sequence[tuple[Membership, Device]], due: Callable[[int], datetime], processes: dict[str, list[int]]
+) -> dict[str, Any]:
     """Have a push to each of these go out, due as it says, and wait until all are settled."""
     PushRecord.objects.all().delete()
-    PushRecord.objects.bulk_create(
-        [_row(place, device, due(number)) for number, (place, device) in enumerate(devices)], batch_size=AT_ONCE
-    )
+    with transaction.atomic():
+        rows = [_row(place, device, due(number)) for number, (place, device) in enumerate(devices)]
+        PushRecord.objects.bulk_create(rows, batch_size=AT_ONCE)
+    before = cpu_s(processes)
     deadline = time.monotonic() + LONGEST_S
     while PushRecord.objects.filter(state__in=PushRecord.OPEN).exists():
         if time.monotonic() > deadline:
             raise TimeoutError(f"not all pushes were settled within {LONGEST_S} s")
         time.sleep(0.5)
-    rows = PushRecord.objects.values_list("state", "created_at", "done_at")
-    late_ms = sorted(round(1_000 * (done - created).total_seconds()) for _, created, done in rows if done is not None)
-    span = PushRecord.objects.aggregate(first=Min("done_at"), last=Max("done_at"))
-    return {**span, "states": dict(Counter(state for state, _, _ in rows)), "late_ms": late_ms}
+    after = cpu_s(processes)
+    found = list(PushRecord.objects.values_list("state", "created_at", "done_at"))
+    late_ms = sorted(round(1_000 * (done - created).total_seconds()) for _, created, done in found if done is not None)
+    return {
+        **PushRecord.objects.aggregate(first=Min("done_at"), last=Max("done_at")),
+        "states": dict(Counter(state for state, _, _ in found)),
+        "late_ms": late_ms,
+        "cpu_s": {kind: after[kind] - before[kind] for kind in processes},
+    }
 
 
 def _row(place: Membership, device: Device, due_at: datetime) -> PushRecord:
