@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from apps.conversations.capacity import nodes_told
+
 Costs = dict[str, float]
 Traffic = dict[int, dict[str, Costs]]  # by the number of nodes, and by what was done
 
@@ -65,3 +67,10 @@ def test_a_change_of_status_goes_once_to_each_node_that_watches(traffic: Traffic
 def test_nothing_is_taken_for_lost_where_nothing_is(traffic: Traffic) -> None:
     for costs in (*of(traffic, "direct, 10 ").values(), *of(traffic, "direct, 50 ").values()):
         assert costs["resyncs, though nothing was lost"] == 0
+
+
+def test_so_many_nodes_are_told_as_capacity_reckons_with(traffic: Traffic) -> None:
+    for nodes, costs in of(traffic, "direct, 50 ").items():
+        assert costs["frames per message"] == pytest.approx(nodes_told(1, nodes), abs=0.15)
+    for nodes, costs in of(traffic, "group of 10, ").items():
+        assert costs["frames per message"] == pytest.approx(nodes_told(9, nodes), abs=1.5)
