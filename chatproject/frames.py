@@ -21,20 +21,22 @@ def header(length: int, *, binary: bool = False) -> bytes:
     return struct.pack("!BBQ", kind, 127, length)
 
 
-def whole_text(data: bytes) -> str | None:
-    """The text, if `data` is exactly one whole text frame of a client, below 64 KiB; else None."""
-    if len(data) < 2 + _MASK_BYTES or data[0] != _WHOLE_TEXT or not data[1] & _MASKED:
+def whole_text(data: bytes, at: int = 0) -> tuple[str, int] | None:
+    """The text, and where it ends, if what begins there is a whole text frame of a client, below 64 KiB; else None."""
+    if len(data) < at + 2 + _MASK_BYTES or data[at] != _WHOLE_TEXT or not data[at + 1] & _MASKED:
         return None
-    length, start = data[1] & ~_MASKED, 2
+    length, start = data[at + 1] & ~_MASKED, at + 2
     if length == 126:
-        length, start = int.from_bytes(data[2:4], "big"), 4
+        length, start = int.from_bytes(data[start : start + 2], "big"), start + 2
+        if length < 126:
+            return None
     elif length == 127:
         return None
-    if len(data) != start + _MASK_BYTES + length or (start == 4 and length < 126):
+    end = start + _MASK_BYTES + length
+    if len(data) < end:
         return None
-    mask, payload = data[start : start + _MASK_BYTES], data[start + _MASK_BYTES :]
     try:
-        return _unmasked(mask, payload).decode()
+        return _unmasked(data[start : start + _MASK_BYTES], data[start + _MASK_BYTES : end]).decode(), end
     except UnicodeDecodeError:
         return None
 

@@ -88,11 +88,14 @@ class ChatSocket(WebSocketProtocol):
         self.on_text = on_text
 
     def dataReceived(self, data: bytes) -> None:
-        if self.on_text is not None and self.may_be_read_now and (text := frames.whole_text(data)) is not None:
+        at = 0
+        if self.on_text is not None:
             self.last_ping = time.time()  # Daphne pings who is quiet
-            self.on_text(text)
-        else:
-            super().dataReceived(data)
+            while self.may_be_read_now and (found := frames.whole_text(data, at)) is not None:
+                text, at = found
+                self.on_text(text)
+        if at < len(data):
+            super().dataReceived(data[at:])
 
     @property
     def may_be_read_now(self) -> bool:

@@ -13,7 +13,17 @@ def _frame(payload: bytes, opcode: Opcode = Opcode.TEXT, *, fin: bool = True) ->
 
 @pytest.mark.parametrize("text", ["", "a", "abc", "x" * 125, "y" * 126, "ü" * 500, "z" * 65_535])
 def test_a_whole_text_frame_is_its_text(text: str) -> None:
-    assert frames.whole_text(_frame(text.encode())) == text
+    frame = _frame(text.encode())
+    assert frames.whole_text(frame) == (text, len(frame))
+
+
+def test_one_after_the_other() -> None:
+    data = _frame(b"one") + _frame(b"two" * 100) + _frame(b"three")[:-1]
+    first, at = frames.whole_text(data) or ("", 0)
+    second, at = frames.whole_text(data, at) or ("", 0)
+    assert (first, second) == ("one", "two" * 100)
+    assert frames.whole_text(data, at) is None
+    assert frames.whole_text(data, len(data)) is None
 
 
 @pytest.mark.parametrize(
@@ -23,7 +33,6 @@ def test_a_whole_text_frame_is_its_text(text: str) -> None:
         pytest.param(_frame(b"hello")[:-1], id="not yet all of it"),
         pytest.param(_frame(b"hello")[:3], id="not yet its header"),
         pytest.param(_frame(b"y" * 200)[:7], id="not yet its text"),
-        pytest.param(_frame(b"one") + _frame(b"two"), id="two frames"),
         pytest.param(_frame(b"one", fin=False), id="the beginning of a message"),
         pytest.param(_frame(b"one", Opcode.CONT), id="the rest of a message"),
         pytest.param(_frame(b"one", Opcode.BINARY), id="binary"),

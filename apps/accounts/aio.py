@@ -44,8 +44,10 @@ def per_loop(factory: Callable[[], T]) -> Callable[[], T]:
     @wraps(factory)
     def of_this_loop() -> T:
         loop = asyncio.get_running_loop()
-        if loop not in made:
-            made[loop] = factory()
-        return made[loop]
+        try:
+            return made[loop]
+        except KeyError:
+            made[loop] = one = factory()
+            return one
 
     return of_this_loop

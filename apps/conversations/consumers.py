@@ -12,7 +12,7 @@ import time
 from collections import deque
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID, uuid4
 
 from channels.generic.websocket import AsyncWebsocketConsumer
@@ -66,6 +66,7 @@ FLOOD_FACTOR = 10  # frames per 10 s, in multiples of the send limit
 
 _BUSY = Unavailable("This node is busy; try again.", retry_after_ms=1_000)
 _PUT_OFF = {queue: metrics.overflows.labels(queue) for queue in ("sends", "commands", "late")}
+_FRAMES_IN = {kind: metrics.frames_in.labels(kind.__struct_config__.tag) for kind in get_args(Command)}
 _NACKED_BUSY = metrics.nacked.labels(_BUSY.code)
 _answering: set["ChatConsumer"] = set()
 
@@ -217,7 +218,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             self._refuse(error, text)
 
     def _take(self, command: Command) -> None:
-        metrics.frames_in.labels(type(command).__struct_config__.tag).inc()
+        _FRAMES_IN[type(command)].inc()
         if isinstance(command, Heartbeat):
             if command.active is not False:  # a client that does not say is taken to be in use
                 self._node.used(self)

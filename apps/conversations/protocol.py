@@ -186,9 +186,17 @@ def clean_content(content: str) -> str:
         raise BadFrame("`content` is empty.", pointer="/content")
     if len(content) > MAX_CONTENT_CHARS:
         raise BadFrame(f"`content` has more than {MAX_CONTENT_CHARS:,} characters.", pointer="/content")
-    if "\x00" in content or any("\ud800" <= character <= "\udfff" for character in content if character > "\ud7ff"):
+    if "\x00" in content or not _is_text(content):
         raise BadFrame("`content` has characters that are not text (NUL or half a surrogate pair).", pointer="/content")
     return content
+
+
+def _is_text(content: str) -> bool:
+    try:
+        content.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def nack(error: ChatError, *, ref: str | UnsetType = UNSET, client_msg_id: str | UnsetType = UNSET) -> Nack:

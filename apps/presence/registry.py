@@ -151,8 +151,9 @@ class Registry:
         return sorted((msgspec.json.decode(row, type=NodeInfo) for row in rows if row), key=lambda node: node.name)
 
     async def nodes_of(self, user_ids: Iterable[UUID]) -> dict[UUID, list[str]]:
-        found = await self.online.nodes_of([str(user_id) for user_id in user_ids])
-        return {UUID(user): nodes for user, nodes in found.items()}
+        names = {str(user_id): user_id for user_id in user_ids}
+        found = await self.online.nodes_of(names)
+        return {names[user]: nodes for user, nodes in found.items()}
 
     async def attentive(self, user_ids: Iterable[UUID]) -> set[UUID]:
         """Those of these users who are on some node, and not away from all that they have open. Raises RedisError."""

@@ -7,8 +7,7 @@ asked. When the store cannot keep up, it says so at once: first to those who rea
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping
 from itertools import groupby, islice
 from operator import attrgetter
 from typing import NamedTuple
@@ -54,19 +53,19 @@ class History:
 
         Raises MembersChanged: not stored. Raises Unavailable: unknown, and safe to repeat.
         """
-        async with _under(self._appends, "history"):
+        with _Asking(self._appends, "history"):
             return await self._in_turn(draft, members_version)
 
     async def before(self, conversation_id: UUID, seq: int | None, limit: int) -> list[Message]:
-        async with self._reading():
+        with self._reading():
             return await self._store.before(conversation_id, seq, limit)
 
     async def after(self, conversation_id: UUID, seq: int, limit: int) -> list[Message]:
-        async with self._reading():
+        with self._reading():
             return await self._store.after(conversation_id, seq, limit)
 
     async def latest(self, conversation_ids: Collection[UUID]) -> Mapping[UUID, Message]:
-        async with self._reading():
+        with self._reading():
             return await self._store.latest(conversation_ids)
 
     @property
@@ -74,20 +73,18 @@ class History:
         return self._store.part_size
 
     async def part(self, conversation_id: UUID, number: int) -> Part:
-        async with self._reading():
+        with self._reading():
             return await self._store.part(conversation_id, number)
 
     async def advised_part(self, conversation_id: UUID) -> int:
-        async with self._reading():
+        with self._reading():
             return await self._store.advised_part(conversation_id)
 
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[None]:
+    def _reading(self) -> "_Asking":
         if self._appends.is_high(asyncio.get_running_loop().time()):
             metrics.overflows.labels("reads").inc()
             raise Unavailable("The history is busy with new messages; try again.", retry_after_ms=2_000)
-        async with _under(self._reads, "reads"):
-            yield
+        return _Asking(self._reads, "reads")
 
     async def _in_turn(self, draft: Draft, members_version: int) -> Message:
         request = _Request(draft, members_version, asyncio.get_running_loop().create_future())
@@ -134,20 +131,20 @@ class History:
                 stored.set_result(messages[which])
 
 
-@asynccontextmanager
-async def _under(pressure: Pressure, queue: str) -> AsyncIterator[None]:
-    """Let a request in, if the store can be expected to answer it in time. Raises Unavailable."""
-    clock = asyncio.get_running_loop().time
-    begun = clock()
-    if not pressure.lets_in(begun):
-        metrics.overflows.labels(queue).inc()
-        raise Unavailable("The history cannot keep up; try again.", retry_after_ms=1_000)
-    pressure.begin(begun)
-    answered = True
-    try:
-        yield
-    except (Unavailable, asyncio.CancelledError):
-        answered = False
-        raise
-    finally:
-        pressure.end(begun, clock(), answered=answered)
+class _Asking:
+    """A request to the store, if that can be expected to answer it in time. Raises Unavailable."""
+
+    def __init__(self, pressure: Pressure, queue: str) -> None:
+        self._pressure, self._queue = pressure, queue
+        self._clock = asyncio.get_running_loop().time
+        self._begun = self._clock()
+
+    def __enter__(self) -> None:
+        if not self._pressure.lets_in(self._begun):
+            metrics.overflows.labels(self._queue).inc()
+            raise Unavailable("The history cannot keep up; try again.", retry_after_ms=1_000)
+        self._pressure.begin(self._begun)
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        answered = not isinstance(error, (Unavailable, asyncio.CancelledError))
+        self._pressure.end(self._begun, self._clock(), answered=answered)
