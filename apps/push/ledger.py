@@ -9,6 +9,7 @@ From where it is due on, pushes share their SQL: a worker claims and settles man
 """
 
 import random
+from collections import defaultdict
 from collections.abc import Collection
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -245,37 +246,30 @@ def _after(attempt: Attempt, result: Result, now: datetime) -> tuple[PushRecord.
 # By hand: the ORM can give many rows values of their own only by a CASE, which it takes longer over than a push takes.
 # Only of the attempt that this worker has made: should it have been taken for lost, another one tells.
 _SETTLE = """
-UPDATE push_pushrecord
-SET state = answer.column4, error = answer.column5, provider = answer.column6, provider_id = answer.column7,
-    {moment} = answer.column3
-FROM (VALUES {rows}) AS answer
-WHERE id = answer.column1 AND tried_at = answer.column2 AND push_pushrecord.state = 'sending'
+UPDATE push_pushrecord SET state = %s, {moment} = %s, error = %s, provider = %s, provider_id = named.column2
+FROM (VALUES {names}) AS named
+WHERE id = named.column1 AND tried_at = %s AND push_pushrecord.state = 'sending'
 """
 
 
 def settle(settlements: Collection[Settlement]) -> None:
-    """Write all of them down in one go."""
-    with transaction.atomic():
+    """Write all of them down: in one statement those that differ in the provider's name for them alone."""
+    alike = defaultdict(list)
+    for one in settlements:
+        alike[one.attempt.claimed_at, one.state, one.at, one.error, one.provider].append(one)
+    with transaction.atomic(), connection.cursor() as cursor:
         _locked(PushRecord.objects.filter(id__in=[one.attempt.id for one in settlements]))
-        for moment, waits in (("due_at", True), ("done_at", False)):
-            rows = [_row(one) for one in settlements if (one.state == State.WAITING) is waits]
-            if rows:
-                sql = _SETTLE.format(moment=moment, rows=", ".join(["(%s, %s, %s, %s, %s, %s, %s)"] * len(rows)))
-                with connection.cursor() as cursor:
-                    cursor.execute(sql, [value for row in rows for value in row])
+        for (claimed_at, state, at, error, provider), ones in alike.items():
+            sql = _SETTLE.format(
+                moment="due_at" if state == State.WAITING else "done_at", names=", ".join(["(%s, %s)"] * len(ones))
+            )
+            names = [value for one in ones for value in (_sql(one.attempt.id, "id"), one.provider_id)]
+            cursor.execute(sql, [state, _sql(at, "due_at"), error, provider, *names, _sql(claimed_at, "tried_at")])
 
 
-def _row(one: Settlement) -> tuple[object, ...]:
-    key, moment = PushRecord._meta.pk, PushRecord._meta.get_field("due_at")
-    return (
-        key.get_db_prep_value(one.attempt.id, connection),
-        moment.get_db_prep_value(one.attempt.claimed_at, connection),
-        moment.get_db_prep_value(one.at, connection),
-        one.state,
-        one.error,
-        one.provider,
-        one.provider_id,
-    )
+def _sql(value: UUID | datetime, field: str) -> object:
+    """As this database takes it."""
+    return PushRecord._meta.get_field(field).get_db_prep_value(value, connection)
 
 
 def forget_device(attempt: Attempt, result: Result) -> None:
