@@ -317,6 +317,8 @@ class Scene:
         if self.pushes_may_be_lost:
             self._forget_absences()
             return
+        if self._short:
+            await asyncio.to_thread(self.world.let_claims_end)
         # In vain: the checker says what is missing.
         with suppress(AssertionError):
             await eventually(lambda: all(seq >= due[each] for each, seq in pushed().items()), PUSHES_S)

