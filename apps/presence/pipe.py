@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from hiredis import pack_command
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -69,7 +70,7 @@ class RedisWire:
     async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
         connection = self._connection
         await connection.connect()  # does nothing when it is
-        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        await connection.send_packed_command([pack_command(command) for command in commands], check_health=False)
         replies: list[Any] = []
         for _ in commands:
             try:
