@@ -6,8 +6,6 @@ service of the tests, and what that service took is handed to the service worker
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +15,7 @@ from playwright.sync_api import Page, Worker, expect
 from apps.push.vapid_key import new_private_key
 from tests.browser.conftest import Guest
 from tests.push_servers.webpush import WebPushService
-from tests.system.servers import BASE_DIR, Installation
+from tests.system.servers import Installation, worker
 
 pytestmark = [pytest.mark.browser, pytest.mark.system]
 
@@ -70,14 +68,9 @@ def installation(
     data = tmp_path_factory.mktemp("notified")
     stores = {"REDIS_URL": valkey_url, "BROKER_URL": valkey_url.removesuffix("/0") + "/1"}
     settings = push_service.settings | {"WEBPUSH_PRIVATE_KEY": new_private_key()}
-    with Installation(data, stores, nodes=1, **settings) as running:
-        command = [sys.executable, "-m", "celery", "-A", "chatproject", "worker", "--pool", "threads", "--beat"]
-        command += ["--schedule", str(data / "beat"), "--loglevel", "INFO"]
-        with (data / "log" / "worker.log").open("ab") as log:
-            worker = subprocess.Popen(command, cwd=BASE_DIR, env=running.environment, stdout=log, stderr=log)
+    log = data / "log" / "worker.log"
+    with Installation(data, stores, nodes=1, **settings) as running, worker(running, log, "--beat"):
         yield running
-        worker.terminate()
-        worker.wait(30)
 
 
 @pytest.fixture
@@ -107,8 +100,8 @@ def turn_on(person: Guest) -> None:
 
 
 def service_worker(person: Guest) -> Worker:
-    (worker,) = person.context.service_workers
-    return worker
+    (only,) = person.context.service_workers
+    return only
 
 
 def shown(person: Guest, expected: int) -> list[list[str]]:

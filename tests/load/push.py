@@ -32,7 +32,7 @@ from apps.push.providers.base import Provider
 from chatproject.stack import PostgreSQL, RabbitMQ, Redis
 from tests.load.machine import description, end_when_told
 from tests.load.targets import pids_in
-from tests.system.servers import BASE_DIR, Installation
+from tests.system.servers import Installation, worker
 
 ANSWER_MS = 20
 PEOPLE = 6_000  # to be told, each on one device and of one conversation
@@ -68,13 +68,13 @@ def measure(provider: Provider, threads: int) -> dict[str, Any]:
                 outcomes[number][result.outcome] += 1
                 waits[number].append(time.perf_counter() - started)
 
-    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
-    for worker in workers:
-        worker.start()
+    senders = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for sender in senders:
+        sender.start()
     time.sleep(max(begin - time.perf_counter(), 0))
     cpu = time.process_time()
-    for worker in workers:
-        worker.join()
+    for sender in senders:
+        sender.join()
     cpu = time.process_time() - cpu
     total = sum(outcomes, Counter[str]())
     ordered = sorted(wait for each in waits for wait in each)
@@ -100,21 +100,6 @@ def stores(directory: Path) -> Iterator[tuple[dict[str, str], dict[str, list[int
             stack.callback(service.stop)
             urls[setting] = service.start()
         yield urls, {service.name: pids_in(service.home) for service in services.values()}
-
-
-@contextmanager
-def worker(chat: Installation, directory: Path) -> Iterator[int]:
-    """As the supervisor starts it; its pid."""
-    command = [sys.executable, "-m", "celery", "-A", "chatproject", "worker", "--pool", "threads", "--concurrency", "4"]
-    command += ["--beat", "--schedule", str(directory / "beat"), "--without-gossip", "--without-mingle"]
-    command += ["--loglevel", "INFO"]
-    with (directory / "worker.log").open("ab") as lines:
-        process = subprocess.Popen(command, cwd=BASE_DIR, env=chat.environment, stdout=lines, stderr=lines)
-    try:
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 @contextmanager
@@ -144,7 +129,8 @@ def main(names: list[str], threads: int) -> None:
             report[name] = {"alone": measure(import_string(settings.PUSH_PROVIDERS[name])(), threads)}
         rows = import_module("tests.load.push_rows")  # models can be imported now
         places = rows.people_with_news()
-        pids |= {"worker": [stack.enter_context(worker(chat, home))], "providers": [servers]}
+        whole = stack.enter_context(worker(chat, home / "worker.log", "--beat"))
+        pids |= {"worker": [whole.pid], "providers": [servers]}
         for name in names:
             report[name]["worker"] = rows.measure(name, places, pids)
     print(json.dumps(report))

@@ -1,4 +1,4 @@
-"""Real chat nodes as processes of their own, for tests that kill them."""
+"""Real chat nodes and workers as processes of their own, for tests that kill them."""
 
 import asyncio
 import atexit
@@ -14,6 +14,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -154,6 +156,31 @@ class Installation:
     @property
     def socket_urls(self) -> list[str]:
         return [node.socket_url for node in self.nodes]
+
+
+@contextmanager
+def worker(chat: Installation, log: Path, *arguments: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker of this installation; with `--beat` among its arguments it has the clock."""
+    command = [sys.executable, "-m", "celery", "-A", "chatproject", "worker", "--pool", "threads", "--concurrency", "4"]
+    command += ["--schedule", str(log.parent / "beat"), "--loglevel", "INFO", *arguments]
+    with log.open("ab") as lines:
+        process = subprocess.Popen(
+            command,
+            cwd=BASE_DIR,
+            env=chat.environment | settings,
+            stdout=lines,
+            stderr=lines,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(30)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its clock outlives a worker that was killed
 
 
 async def eventually(condition: Any, seconds: float = 30) -> None:

@@ -4,13 +4,8 @@ FCM and APNs are told of what people missed, with a worker killed at each step o
 Nobody waits for the minute after which a push is taken for lost: the test lets it pass in the ledger.
 """
 
-import os
 import signal
-import subprocess
-import sys
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,35 +18,11 @@ from tests.consistency.history import Line, Recorder
 from tests.push_servers.apns import ApnsServer
 from tests.push_servers.fcm import FcmServer
 from tests.system.client import ChatClient
-from tests.system.servers import BASE_DIR, Installation, eventually
+from tests.system.servers import Installation, eventually, worker
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 STEPS = ("pushing", "pushed", "push-settled")
-
-
-@contextmanager
-def worker(chat: Installation, directory: Path, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "celery", "-A", "chatproject", "worker", "--pool", "threads", "--beat"]
-    command += ["--schedule", str(directory / "beat"), "--loglevel", "INFO"]
-    with (directory / "worker.log").open("ab") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=BASE_DIR,
-            env=chat.environment | settings,
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(30)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # its clock outlives a worker that was killed
 
 
 class Phones:
@@ -106,6 +77,7 @@ async def test_everyone_who_is_away_is_told_although_a_worker_dies_at_each_step(
     full_stores: dict[str, str], tmp_path: Path
 ) -> None:
     lines: list[Line] = []
+    log = tmp_path / "worker.log"
     recorder = Recorder(lines.append)
     with FcmServer(tmp_path) as fcm, ApnsServer(tmp_path) as apns:
         phones = Phones(fcm, apns)
@@ -115,11 +87,11 @@ async def test_everyone_who_is_away_is_told_although_a_worker_dies_at_each_step(
                 await phones.register(chat, platform, away | {"other": here})
             for number, step in enumerate(STEPS, 1):
                 await say(chat, recorder, phones, f"are you there? {number}")
-                with worker(chat, tmp_path, CHAT_FAILPOINT=step) as process:
+                with worker(chat, log, "--beat", CHAT_FAILPOINT=step) as process:
                     await eventually(lambda process=process: process.poll() is not None, 60)
                 assert process.returncode == -signal.SIGKILL, f"the worker did not die at {step!r}"
                 await a_minute_passes(full_stores["DATABASE_URL"])
-            with worker(chat, tmp_path):
+            with worker(chat, log, "--beat"):
                 await eventually(lambda: phones.know_of(len(STEPS)), 60)
 
     for token, pushes in phones.told.items():

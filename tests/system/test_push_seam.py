@@ -1,10 +1,8 @@
 """A member who is nowhere: the push is with a worker, or waits in the outbox until there is a broker."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +10,21 @@ import httpx
 import pytest
 
 from tests.system.client import ChatClient
-from tests.system.servers import BASE_DIR, Installation, eventually, free_port
+from tests.system.servers import Installation, eventually, free_port, worker
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
 ACCEPTED = 'chat_push_answers_total{outcome="accepted",provider="console"} 1.0'
 
 
-@contextmanager
-def worker(chat: Installation, log: Path, **settings: str) -> Iterator[None]:
-    command = [sys.executable, "-m", "celery", "-A", "chatproject", "worker", "--pool", "threads", "--beat"]
-    command += ["--schedule", str(log.parent / "beat"), "--loglevel", "INFO"]
-    with log.open("ab") as stream:
-        process = subprocess.Popen(
-            command,
-            cwd=BASE_DIR,
-            env=chat.environment | settings,
-            stdout=stream,
-            stderr=stream,
-            stdin=subprocess.DEVNULL,
-        )
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
 def pushes(log: Path) -> list[dict[str, Any]]:
     lines = [line for line in log.read_text().splitlines() if line.startswith("{")] if log.exists() else []
     return [event for event in map(json.loads, lines) if event.get("event") == "console push"]
+
+
+def outbox(data: Path) -> int:
+    with closing(sqlite3.connect(data / "chat.sqlite3")) as database:
+        return int(database.execute("SELECT count(*) FROM push_outboxtask").fetchone()[0])
 
 
 async def say_to_someone_who_is_away(chat: Installation) -> dict[str, Any]:
@@ -63,7 +46,7 @@ async def say_to_someone_who_is_away(chat: Installation) -> dict[str, Any]:
 async def test_the_worker_pushes_to_who_is_away(request: pytest.FixtureRequest, stack: str, tmp_path: Path) -> None:
     stores = request.getfixturevalue(f"{stack}_stores")
     log, port = tmp_path / "worker.log", free_port()
-    with Installation(tmp_path, stores, nodes=1) as chat, worker(chat, log, METRICS_PORT=str(port)):
+    with Installation(tmp_path, stores, nodes=1) as chat, worker(chat, log, "--beat", METRICS_PORT=str(port)):
         away = await say_to_someone_who_is_away(chat)
         await eventually(lambda: pushes(log), 60)
         await eventually(lambda: ACCEPTED in httpx.get(f"http://127.0.0.1:{port}/metrics").text, 30)
@@ -72,15 +55,18 @@ async def test_the_worker_pushes_to_who_is_away(request: pytest.FixtureRequest, 
     assert "are you there?" not in log.read_text()
 
 
+@pytest.mark.parametrize("clock", [["--beat"], []], ids=["by the clock", "as a worker starts"])
 async def test_what_was_said_while_the_broker_was_away_is_pushed_when_it_is_back(
-    embedded_stores: dict[str, str], tmp_path: Path
+    embedded_stores: dict[str, str], tmp_path: Path, clock: list[str]
 ) -> None:
     log = tmp_path / "worker.log"
     away_broker = {"BROKER_URL": f"redis://127.0.0.1:{free_port()}/0"}
     with Installation(tmp_path, embedded_stores | away_broker, nodes=1) as chat:
         away = await say_to_someone_who_is_away(chat)
         assert not pushes(log)
-        with worker(chat, log, **embedded_stores):
+        assert outbox(tmp_path) == 1
+        with worker(chat, log, *clock, **embedded_stores):
             await eventually(lambda: pushes(log), 60)
+        assert outbox(tmp_path) == 0
 
     assert [event["conversation_id"] for event in pushes(log)] == [away["direct_conversation_id"]]
