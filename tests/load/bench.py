@@ -19,6 +19,7 @@ from tests.load.workloads import WORKLOADS, Outcome, Run, Size, in_turn
 
 HOT_NODES = 4
 MORE_NODES = frozenset({"direct", "group"})  # which are measured with every number of nodes
+FINE_GROWTH = 1.25
 WARM_UP_RATE = 200
 WARM_UP_PEOPLE = 40
 
@@ -71,8 +72,8 @@ def _measure_one(plan: Plan, report: Report, target: Target, number: int, nodes:
     try:
         with on_core(DRIVER_CORE):
             for workload in workloads:
-                first = _first_rate(plan, report, target, workload)
-                outcome = uvloop.run(_one(plan, target, workload, first, warm=workload is workloads[0]))
+                climb = _climb(plan, report, target, workload)
+                outcome = uvloop.run(_one(plan, target, workload, climb, warm=workload is workloads[0]))
                 result = Result(
                     workload=workload, target=target.name, nodes=nodes, round=number, figures=outcome.figures,
                     steps=outcome.steps, violations=outcome.violations,
@@ -88,22 +89,22 @@ def _line(outcome: Outcome) -> str:
     return f"{figures}; {len(outcome.violations)} violations" if outcome.violations else figures
 
 
-def _first_rate(plan: Plan, report: Report, target: Target, workload: str) -> float:
-    """Half of what held in the round before."""
+def _climb(plan: Plan, report: Report, target: Target, workload: str) -> tuple[float, float]:
+    """The first rate and the growth: in a later round, from a step below what held in the one before."""
     before = [
         best.rate
         for each in report.results
         if (each.workload, each.target, each.nodes) == (workload, target.name, target.nodes)
         and (best := pace.best(each.steps)) is not None
     ]
-    return before[-1] / 2 if before else plan.size.first_rate
+    return (before[-1] / FINE_GROWTH, FINE_GROWTH) if before else (plan.size.first_rate, 2.0)
 
 
-async def _one(plan: Plan, target: Target, workload: str, first_rate: float, *, warm: bool) -> Outcome:
+async def _one(plan: Plan, target: Target, workload: str, climb: tuple[float, float], *, warm: bool) -> Outcome:
     if warm and plan.size.warm_up:
         await warm_up(target)
     name = f"{workload}-{target.name}-{target.nodes}"
-    run = Run(target, plan.size, plan.artefacts / f"{name}.jsonl", first_rate)
+    run = Run(target, plan.size, plan.artefacts / f"{name}.jsonl", *climb)
     with _flame(target, plan.artefacts / f"{name}.svg") if plan.flame else contextlib.nullcontext():
         return await WORKLOADS[workload](run)
 

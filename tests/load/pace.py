@@ -64,23 +64,30 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         return self.p99_ms < P99_S * 1000 and not self.lost and not self.refused
 
 
-def next_rate(held: float | None, broke: float | None, first: float) -> float | None:
-    """The rate to try next, or None when it is known well enough: doubled until one breaks, then halved in between."""
+def next_rate(held: float | None, broke: float | None, first: float, growth: float = 2.0) -> float | None:
+    """The rate to try next, or None when it is known well enough: higher until one breaks, then halved in between."""
     if broke is None:
-        return first if held is None else held * 2
+        return first if held is None else held * growth
     if held is None:
         return broke / 2 if broke > first / 8 else None
     return (held * broke) ** 0.5 if broke / held > FINE_ENOUGH else None
 
 
 async def climb(
-    crowd: Crowd[Any], plan: Plan, processes: dict[str, list[int]], *, first: float, highest: float, seconds: float
+    crowd: Crowd[Any],
+    plan: Plan,
+    processes: dict[str, list[int]],
+    *,
+    first: float,
+    growth: float = 2.0,
+    highest: float,
+    seconds: float,
 ) -> list[Measured]:
     """Step after step, to the highest rate that holds; all steps, in the order they were taken."""
     steps: list[Measured] = []
     held = broke = None
     await run_step(crowd, plan, processes, first, seconds)  # what is slow the first time
-    while (rate := next_rate(held, broke, first)) is not None and rate <= highest:
+    while (rate := next_rate(held, broke, first, growth)) is not None and rate <= highest:
         for _ in range(TRIES):
             steps.append(step := await run_step(crowd, plan, processes, rate, seconds))
             if step.holds:

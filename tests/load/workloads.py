@@ -69,11 +69,18 @@ class Run:
     size: Size
     history: Path  # for the checker
     first_rate: float  # to begin with, where a rate is climbed
+    growth: float = 2.0  # from there, until one breaks
 
     async def climb(self, crowd: Crowd[Any], plan: Plan) -> list[Measured]:
         size = self.size
         return await pace.climb(
-            crowd, plan, self.target.processes(), first=self.first_rate, highest=size.highest_rate, seconds=size.step_s
+            crowd,
+            plan,
+            self.target.processes(),
+            first=self.first_rate,
+            growth=self.growth,
+            highest=size.highest_rate,
+            seconds=size.step_s,
         )
 
     async def conclude(self, crowd: Crowd[Any], outcome: Outcome) -> Outcome:
