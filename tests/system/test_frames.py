@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError
+from websockets.frames import Frame, Opcode
 
 from tests.system.client import ChatClient
 from tests.system.servers import Installation
@@ -33,6 +34,10 @@ async def open_socket(chat: Installation, token: str) -> ClientConnection:
 
 async def answer(socket: ClientConnection, frame: dict[str, Any], kind: str) -> dict[str, Any]:
     await socket.send(json.dumps(frame))
+    return await heard(socket, kind)
+
+
+async def heard(socket: ClientConnection, kind: str) -> dict[str, Any]:
     async with asyncio.timeout(20):
         while (got := json.loads(await socket.recv()))["type"] != kind:
             pass
@@ -55,6 +60,34 @@ async def test_a_frame_over_64_kib_closes_its_socket_alone_and_stores_nothing(ch
     synced = await answer(other, {"type": "sync", "cursors": {conversation: 0}}, "synced")
     assert synced["conversations"][0]["last_seq"] == 0
     await other.close()
+
+
+async def test_frames_are_taken_in_their_order_however_they_are_cut(chat: Installation) -> None:
+    ada, _ = chat.load_users(2, 0)
+    socket = await open_socket(chat, ada["token"])
+    contents = [str(number) for number in range(7)]
+    sends = [
+        json.dumps(
+            {"type": "message.send", "client_msg_id": str(uuid4()), "content": each}
+            | {"conversation_id": ada["direct_conversation_id"]}
+        ).encode()
+        for each in contents
+    ]
+    whole = [Frame(Opcode.TEXT, send).serialize(mask=True) for send in sends]
+    in_parts = Frame(Opcode.TEXT, sends[2][:20], fin=False).serialize(mask=True)
+    in_parts += Frame(Opcode.PING, b"?").serialize(mask=True)
+    in_parts += Frame(Opcode.CONT, sends[2][20:]).serialize(mask=True)
+
+    # Two at once, one in parts with the beginning of the next, its end with two more, and one by itself.
+    socket.transport.write(whole[0] + whole[1] + in_parts + whole[3][:50])
+    stored = [await heard(socket, "message.created") for _ in range(3)]
+    socket.transport.write(whole[3][50:] + whole[4] + whole[5])
+    stored += [await heard(socket, "message.created") for _ in range(3)]
+    socket.transport.write(whole[6])
+    stored.append(await heard(socket, "message.created"))
+
+    assert [(got["message"]["seq"], got["message"]["content"]) for got in stored] == list(enumerate(contents, 1))
+    await socket.close()
 
 
 async def test_who_missed_more_than_one_frame_holds_gets_it_in_parts(chat: Installation) -> None:
