@@ -246,7 +246,8 @@ def _after(attempt: Attempt, result: Result, now: datetime) -> tuple[PushRecord.
 # By hand: the ORM can give many rows values of their own only by a CASE, which it takes longer over than a push takes.
 # Only of the attempt that this worker has made: should it have been taken for lost, another one tells.
 _SETTLE = """
-UPDATE push_pushrecord SET state = %s, {moment} = %s, error = %s, provider = %s, provider_id = named.column2
+UPDATE push_pushrecord
+SET state = %s, {moment} = %s, error = %s, provider = COALESCE(NULLIF(%s, ''), provider), provider_id = named.column2
 FROM (VALUES {names}) AS named
 WHERE id = named.column1 AND tried_at = %s AND push_pushrecord.state = 'sending'
 """

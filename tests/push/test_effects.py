@@ -151,6 +151,19 @@ def test_what_waited_too_long_for_a_sender_is_tried_again_instead(server: FcmSer
 
 
 @pytest.mark.parametrize("platform", ["fcm"])
+def test_who_failed_before_is_still_known_of_one_that_could_not_be_tried(
+    server: FcmServer, ada: User, platform: str
+) -> None:
+    server.answers = [fcm.error("INTERNAL")]
+    failed = sent(claimed(ada, platform, timezone.now()))
+    PushRecord.objects.update(due_at=timezone.now())
+    (late,) = ledger.claim(ledger.take_due(1, timezone.now()), timezone.now() - ledger.MAY_WAIT - timedelta(seconds=1))
+    record = sent(late)
+    assert (failed.provider, record.provider) == ("fcm", "fcm")
+    assert (record.state, record.error) == (State.WAITING, "no sender was free in time")
+
+
+@pytest.mark.parametrize("platform", ["fcm"])
 def test_who_was_taken_for_lost_writes_nothing_down(server: FcmServer, ada: User, platform: str) -> None:
     lost = claimed(ada, platform, timezone.now() - timedelta(seconds=1))
     claimed_again(PushRecord.objects.get(id=lost.id))
