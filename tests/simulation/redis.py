@@ -165,11 +165,12 @@ class Redis:
     def _claim_dead(self, keys: tuple[str, ...], args: tuple[Any, ...]) -> bytes | None:
         now, until = args
         nodes = self._get(keys[0], {})
-        dead: str | None = next((node for node, score in _by_score(nodes.items()) if score <= now), None)
+        dead = min(((score, node) for node, score in nodes.items() if score <= now), default=None)
         if dead is None:
             return None
-        nodes[dead] = until
-        return dead.encode()
+        _, name = dead
+        nodes[name] = until
+        return bytes(name.encode())
 
     # --- keys --------------------------------------------------------------------------------------------------------
     def _get(self, key: str, otherwise: Any) -> Any:
