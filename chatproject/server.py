@@ -29,6 +29,7 @@ from http import HTTPStatus
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
+from autobahn.websocket import protocol as autobahn_protocol
 from autobahn.websocket.types import ConnectionDeny
 from daphne.endpoints import build_endpoint_description_strings
 from daphne.ws_protocol import WebSocketFactory, WebSocketProtocol
@@ -48,6 +49,9 @@ LOOK_AGAIN_S = 0.02
 DRAIN_BATCH = 200
 DRAIN_GRACE_S = 5
 RECONNECT_SPREAD_MS = 3_000
+
+# It lays out all options of each connection for a line that nobody logs: a tenth of what a connection costs.
+autobahn_protocol.pformat = lambda _: ""
 
 
 @implementer(IPushProducer)
