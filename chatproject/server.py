@@ -50,7 +50,8 @@ DRAIN_BATCH = 200
 DRAIN_GRACE_S = 5
 RECONNECT_SPREAD_MS = 3_000
 
-# It lays out all options of each connection for a line that nobody logs: a tenth of what a connection costs.
+# It lays out all options of each connection for a line that is not logged: a tenth of what a connection costs. (Besides
+# that, only autobahn's clients and its timings, which are off, would say less.)
 autobahn_protocol.pformat = lambda _: ""
 
 
@@ -103,7 +104,11 @@ class ChatSocket(WebSocketProtocol):
 
     @property
     def may_be_read_now(self) -> bool:
-        """Whether what comes next is the beginning of a frame, and next for the application."""
+        """
+        Whether what comes next is the beginning of a frame, and next for the application.
+
+        The consumer takes an event from the queue and handles it in one step: what is not in it is done.
+        """
         return (
             self.may_send
             and not self.data
@@ -118,6 +123,10 @@ class ChatSocket(WebSocketProtocol):
             self.holds_back = True
             self.transport.pauseProducing()
             reactor.callLater(LOOK_AGAIN_S, self._read_on)
+
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        self.on_text = None  # it holds the consumer, which holds this
+        super().onClose(wasClean, code, reason)
 
     def _read_on(self) -> None:
         """Once the application has read what came; what one read from the network brought is all in its queue."""

@@ -185,7 +185,7 @@ class _Peak:
 
     def _redis_cores(self, nodes: int) -> float:
         costs = self._costs
-        further = 0 if self._load.group_size > LARGE_CONVERSATION else self._load.group_size - 2
+        further = 0 if self._load.group_size > LARGE_CONVERSATION else max(0, self._load.group_size - 2)
         return self._cores(
             self.messages * (costs.lookup_redis + costs.publish_redis)
             + self.in_groups * further * costs.lookup_more_redis

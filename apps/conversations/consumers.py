@@ -58,7 +58,7 @@ from apps.presence.status import HEARTBEAT_INTERVAL_S, OFFLINE_AFTER_S
 logger = logging.getLogger(__name__)
 
 MAX_WAITING_COMMANDS = 256
-TOO_LATE_S = 2.0  # what has waited longer is refused: an answer that comes later helps nobody
+TOO_LATE_S = 0.75  # what has waited longer is refused: an answer that comes later helps nobody
 WATCHED_AT_ONCE = 100  # users whose status goes out together
 MAX_BAD_FRAMES = 20  # within a minute
 FLOOD_FACTOR = 10  # frames per 10 s, in multiples of the send limit

@@ -2,14 +2,18 @@
 What becomes of acks when more is asked than can be done: `python -m tests.load.overload`.
 
 First the highest rate that holds is found (pace.py), unless RATE names it; then messages are sent at multiples of it,
-each when it is due and none twice, however the server fares. STACK (embedded, full), NODES and SECONDS choose.
+to a new installation each, when they are due and none twice, however the server fares. STACK (embedded, full), NODES and
+SECONDS choose.
 """
 
 import asyncio
 import os
 import sys
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import uvloop
 
@@ -53,7 +57,7 @@ HEADING = f"{'asked/s':>9} {'acked/s':>9} {'refused/s':>9} {'unanswered':>10} {'
 async def ask(crowd: Crowd, plan: Plan, rate: float, seconds: float) -> Figures:
     step = crowd.tally.begin()
     started = time.monotonic()
-    await pace._send(crowd, plan, rate, max(1, int(rate * seconds)))
+    await pace.send(crowd, plan, rate, max(1, int(rate * seconds)))
     deadline = time.monotonic() + SETTLE_S
     while step.answers_missing > 0 and time.monotonic() < deadline:  # noqa: ASYNC110  no single answer is the last
         await asyncio.sleep(0.02)
@@ -68,49 +72,65 @@ async def ask(crowd: Crowd, plan: Plan, rate: float, seconds: float) -> Figures:
     )
 
 
-async def find_rate(target: Chat, crowd: Crowd, plan: Plan) -> float:
+async def find_rate(target: Chat) -> float:
+    crowd = await _crowd(target)
     steps = await pace.climb(
-        crowd, plan, target.processes(), first=FIRST_RATE, highest=HIGHEST_RATE, seconds=CLIMBING_S
+        crowd, in_turn(crowd.pairs), target.processes(), first=FIRST_RATE, highest=HIGHEST_RATE, seconds=CLIMBING_S
     )
+    crowds.close(crowd.clients)
     best = pace.best(steps)
     if best is None:
         raise CannotStart("no rate held")
-    print(f"{best.rate:.0f} messages per second hold, with a 99th percentile of {best.p99_ms:.0f} ms")
+    print(f"{best.rate:.0f} messages per second hold, with a 99th percentile of {best.p99_ms:.0f} ms", flush=True)
     return best.rate
 
 
-async def measure(target: Chat, rate: float, seconds: float) -> list[Figures]:
-    crowd = await target.gather(2 * PAIRS)
-    await crowds.connect(crowd.clients)
+async def measure(target: Chat, rate: float, seconds: float) -> Figures:
+    crowd = await _crowd(target)
     plan = in_turn(crowd.pairs)
     await ask(crowd, plan, FIRST_RATE, CLIMBING_S)  # what is slow the first time
-    rate = rate or await find_rate(target, crowd, plan)
-    print(HEADING)
-    figures = []
-    for multiple in MULTIPLES:
-        figures.append(await ask(crowd, plan, multiple * rate, seconds))
-        print(figures[-1], flush=True)
+    figures = await ask(crowd, plan, rate, seconds)
     crowds.close(crowd.clients)
+    print(figures, flush=True)
     return figures
 
 
+async def _crowd(target: Chat) -> Crowd:
+    crowd = await target.gather(2 * PAIRS)
+    await crowds.connect(crowd.clients)
+    return crowd
+
+
+T = TypeVar("T")
+
+
+def on_a_new_one(stack: str, nodes: int, work: Callable[[Chat], Coroutine[Any, Any, T]]) -> T:
+    """On an installation of its own: a history that grows makes each message dearer."""
+    target = Chat(stack)
+    try:
+        target.start(nodes)
+        with on_core(DRIVER_CORE):
+            return uvloop.run(work(target))
+    finally:
+        target.stop()
+
+
 def main() -> int:
-    stack, nodes = os.environ.get("STACK", "embedded"), os.environ.get("NODES", "1")
+    stack, nodes = os.environ.get("STACK", "embedded"), int(os.environ.get("NODES", "1"))
     rate, seconds = float(os.environ.get("RATE", "0")), float(os.environ.get("SECONDS", "8"))
     allow_many_sockets()
     end_when_told()
-    target = Chat(stack)
+    print(f"{time.strftime('%Y-%m-%d')}, {stack} stack, {nodes} node(s), {description()}", flush=True)
     try:
-        target.start(int(nodes))
+        rate = rate or on_a_new_one(stack, nodes, find_rate)
+        print(HEADING)
+        figures = [
+            on_a_new_one(stack, nodes, partial(measure, rate=multiple * rate, seconds=seconds))
+            for multiple in MULTIPLES
+        ]
     except CannotStart as reason:
         print(f"overload: {reason}", file=sys.stderr)
         return 2
-    print(f"{time.strftime('%Y-%m-%d')}, {stack} stack, {nodes} node(s), {description()}", flush=True)
-    try:
-        with on_core(DRIVER_CORE):
-            figures = uvloop.run(measure(target, rate, seconds))
-    finally:
-        target.stop()
     most = max(each.acked_per_s for each in figures)
     last = figures[-1]
     print(f"at {MULTIPLES[-1]:.0f} times: {last.acked_per_s / most:.0%} of the most, 99 of 100 in {last.p99_ms:.0f} ms")

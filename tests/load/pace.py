@@ -21,6 +21,7 @@ P99_S = 0.1
 FINE_ENOUGH = 1.1  # between a rate that holds and one that does not
 AT_ONCE = 200  # messages under way where time does not matter
 TRIES = 2  # of a rate, before it is known not to hold
+HOPELESS_S = 1.0  # so many seconds' messages unanswered: what is known by then need not be waited for
 SETTLE_S = 15.0  # for what is under way when a step ends
 CONTENT = (
     "The quick brown fox jumps over the lazy dog, and then it does so once more, as foxes do when nobody looks. 0123"
@@ -112,7 +113,7 @@ async def run_step(
     try:
         before, own_before = cpu_s(processes), time.process_time()
         started = time.perf_counter()
-        deliveries = await _send(crowd, plan, rate, max(1, int(rate * seconds)))
+        deliveries = await send(crowd, plan, rate, max(1, int(rate * seconds)), give_up=True)
         await _settled(step)
         took, own = time.perf_counter() - started, time.process_time() - own_before
         after = cpu_s(processes)
@@ -122,12 +123,14 @@ async def run_step(
     return _measured(step, rate, seconds, deliveries, used, own / took)
 
 
-async def _send(crowd: Crowd[Any], plan: Plan, rate: float, number: int) -> int:
+async def send(crowd: Crowd[Any], plan: Plan, rate: float, number: int, *, give_up: bool = False) -> int:
     """So many messages, each when it is due; how many deliveries they ought to make."""
     started, sent, deliveries = time.monotonic(), 0, 0  # and not the loop's time, which only has milliseconds
     clients: list[Client] = list(crowd.clients)
     while sent < number:
         now = time.monotonic()
+        if give_up and crowd.tally.step.messages_missing > HOPELESS_S * rate + AT_ONCE:
+            break
         while sent < number and started + sent / rate <= now:
             speaker, conversation = next(plan)
             client = clients[speaker]

@@ -24,12 +24,19 @@ class Step:
 
     first: int
     due: list[float] = field(default_factory=list)
+    deliveries: list[int] = field(default_factory=list)  # that each shall make
     deliveries_missing: int = 0
     answers_missing: int = 0
     refused: int = 0
     lags: "array[float]" = field(default_factory=lambda: array("d"))
     ack_latencies: "array[float]" = field(default_factory=lambda: array("d"))
     delivery_latencies: "array[float]" = field(default_factory=lambda: array("d"))
+
+    @property
+    def messages_missing(self) -> float:
+        """As many as the answers and deliveries that have not come stand for."""
+        per_message = sum(self.deliveries[-1:]) or 1
+        return max(self.answers_missing, self.deliveries_missing / per_message)
 
     @property
     def is_complete(self) -> bool:
@@ -54,6 +61,7 @@ class Tally:
         """The client_msg_id of one more message, which so many sockets shall get."""
         step = self.step
         step.due.append(due)
+        step.deliveries.append(deliveries)
         step.lags.append(now - due)
         step.deliveries_missing += deliveries
         step.answers_missing += answers
@@ -66,8 +74,10 @@ class Tally:
             self.step.ack_latencies.append(now - self.step.due[index])
 
     def refused(self, client_msg_id: str) -> None:
-        if self._take(client_msg_id) is not None:
+        index = self._take(client_msg_id)
+        if index is not None:
             self.step.refused += 1
+            self.step.deliveries_missing -= self.step.deliveries[index]
 
     def delivered(self, client_msg_id: str, now: float) -> None:
         index = self._index(client_msg_id)

@@ -46,7 +46,7 @@ class Size:
     mixed: int = 1_000
     first_rate: float = 200
     highest_rate: float = 50_000
-    step_s: float = 4
+    step_s: float = 3
     warm_up: bool = True
 
 

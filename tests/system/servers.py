@@ -176,11 +176,12 @@ def worker(chat: Installation, log: Path, *arguments: str, **settings: str) -> I
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.terminate()
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
             process.wait(30)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # its clock outlives a worker that was killed
+        process.wait()
 
 
 async def eventually(condition: Any, seconds: float = 30) -> None:
