@@ -2,8 +2,8 @@
 What becomes of acks when more is asked than can be done: `python -m tests.load.overload`.
 
 First the highest rate that holds is found (pace.py), unless RATE names it; then messages are sent at multiples of it,
-to a new installation each, when they are due and none twice, however the server fares. STACK (embedded, full), NODES and
-SECONDS choose.
+to a new installation each, when they are due and none twice, however the server fares. STACK (embedded, full), NODES
+and SECONDS choose.
 """
 
 import asyncio
