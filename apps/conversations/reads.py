@@ -119,13 +119,22 @@ def _synced(
 
 
 async def _starts(actor: Person, conversation_ids: list[UUID]) -> dict[UUID, int]:
-    """The first visible seq of those conversations that the actor is in."""
+    """The first visible seq of those conversations that the actor is in; from memory, where it is known there."""
+    remembered = {
+        conversation_id: memberships.conversations.fresh(conversation_id) for conversation_id in conversation_ids
+    }
+    starts = {
+        conversation_id: members.present[actor.id].start_seq
+        for conversation_id, members in remembered.items()
+        if members is not None and actor.id in members.present
+    }
+    others = [conversation_id for conversation_id in conversation_ids if conversation_id not in starts]
+    return starts | await in_db(_stored_starts, actor.id, others) if others else starts
 
-    def rows() -> dict[UUID, int]:
-        mine = Membership.objects.filter(user_id=actor.id, left_at__isnull=True, conversation_id__in=conversation_ids)
-        return dict(mine.values_list("conversation_id", "start_seq"))
 
-    return await in_db(rows)
+def _stored_starts(user_id: UUID, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
+    mine = Membership.objects.filter(user_id=user_id, left_at__isnull=True, conversation_id__in=conversation_ids)
+    return dict(mine.values_list("conversation_id", "start_seq"))
 
 
 async def _outs(messages: Collection[Message]) -> list[MessageOut]:

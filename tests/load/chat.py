@@ -48,6 +48,8 @@ class Ack(msgspec.Struct, frozen=True, tag="ack"):
 class Nack(msgspec.Struct, frozen=True, tag="nack"):
     code: str
     client_msg_id: str = ""
+    ref: str = ""
+    retry_after_ms: int = 1_000
 
 
 class Missed(msgspec.Struct, frozen=True):
@@ -142,6 +144,7 @@ class ChatClient:
         self._loop = asyncio.get_running_loop()
         self._hello = self._loop.create_future()
         self._synced: dict[str, asyncio.Future[None]] = {}
+        self._asked: dict[str, Mapping[str, int]] = {}
         self._socket: Socket | None = None
         self._heartbeat: asyncio.TimerHandle | None = None
 
@@ -190,8 +193,13 @@ class ChatClient:
         """Done when it is answered, and nothing is left to ask for."""
         ref = f"{len(self._synced)}-{random.getrandbits(32):x}"
         self._synced[ref] = self._loop.create_future()
-        self._say(encode({"type": "sync", "cursors": cursors, "ref": ref}))
+        self._asked[ref] = cursors
+        self._ask(ref)
         return self._synced[ref]
+
+    def _ask(self, ref: str) -> None:
+        """Once, and again when the server has refused for now."""
+        self._say(encode({"type": "sync", "cursors": self._asked[ref], "ref": ref}))
 
     async def newest(self, conversation: str, limit: int) -> None:
         """The last so many messages of a conversation whose cursor it does not keep."""
@@ -217,9 +225,11 @@ class ChatClient:
                 self._conversation_of.pop(client_msg_id, None)
                 self.said.append(Said(now, "ok", conversation, client_msg_id, seq))
                 self._tally.acked(client_msg_id, now)
-            case Nack(code, client_msg_id):
+            case Nack(code, client_msg_id, ref, retry_after_ms):
                 self.nacks[code] = self.nacks.get(code, 0) + 1
                 self._refused(client_msg_id)
+                if ref in self._synced:
+                    self._loop.call_later(random.uniform(1, 2) * retry_after_ms / 1000, self._ask, ref)
             case Synced(conversations, ref):
                 self._take_missed(conversations, ref)
             case Hello(user, node):
@@ -274,6 +284,9 @@ class ChatClient:
                 self._take(message)
         more = {missed.conversation_id: self.cursors[missed.conversation_id] for missed in conversations if missed.more}
         if more:
-            self._say(encode({"type": "sync", "cursors": more, "ref": ref}))
-        elif (answer := self._synced.pop(ref, None)) is not None and not answer.done():
+            self._asked[ref] = more
+            self._ask(ref)
+            return
+        self._asked.pop(ref, None)
+        if (answer := self._synced.pop(ref, None)) is not None and not answer.done():
             answer.set_result(None)
