@@ -53,7 +53,7 @@ def compose(attempts: Collection[Attempt], now: datetime) -> tuple[list[tuple[At
             settled.append(ledger.released(attempt, str(error), now))
         except Exception as error:  # the outermost loop of a push: a bug is this one's alone
             logger.exception("a push could not be composed", extra={"push_id": str(attempt.id)})
-            settled.append(ledger.released(attempt, f"could not be composed: {type(error).__name__}", now))
+            settled.append(ledger.broken(attempt, f"could not be composed: {type(error).__name__}", now))
     return pushes, settled
 
 

@@ -26,13 +26,17 @@ from apps.push.providers.base import Outcome, Result
 Kind, State = PushRecord.Kind, PushRecord.State
 
 KEPT = timedelta(days=7)
-MAX_QUEUED = 5_000  # tasks with the broker; what is due besides them waits here
+MAX_QUEUED = 5_000  # pushes whose tasks are with the broker; what is due besides them waits here
 TAKEN_FOR_LOST = timedelta(minutes=1)  # a task that no worker has begun
 MAY_WAIT = timedelta(seconds=10)  # from the claim until a push is handed to its provider
 UNDER_WAY = MAY_WAIT + timedelta(seconds=15)  # and as long as a provider takes at most
 CLAIM = timedelta(minutes=1)  # longer than that
 PAUSE = timedelta(seconds=10)  # before one that could not be tried is tried again
+BROKEN_PAUSE = timedelta(
+    minutes=5
+)  # before one that a bug of ours kept from being tried is: each time is a trace in the log
 PURGED_AT_ONCE = 5_000
+WORDS_CHARS = 200  # as much as a row takes of an error or of a provider's name for a push
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -42,7 +46,6 @@ class Attempt(msgspec.Struct, frozen=True):
     kind: str
     user_id: UUID
     username: str
-    is_active: bool  # the account
     device_id: UUID | None
     token: str | None
     platform: str
@@ -67,6 +70,7 @@ class Settlement(msgspec.Struct, frozen=True):
     error: str = ""
     provider: str = ""
     provider_id: str = ""
+    is_try: bool = True  # its provider may have been asked: that counts as one of the push's attempts
 
 
 # --- planning --------------------------------------------------------------------------------------------------------
@@ -207,7 +211,7 @@ def claim(push_ids: Collection[UUID], now: datetime) -> list[Attempt]:
         mine = PushRecord.objects.filter(id__in=_locked(PushRecord.objects.filter(id__in=push_ids, state=State.QUEUED)))
         mine.update(state=State.SENDING, tried_at=now, due_at=now + CLAIM, attempts=F("attempts") + 1)
         rows = mine.values_list(
-            "id", "kind", "user_id", "user__username", "user__is_active", "device_id", "device__token", "platform",
+            "id", "kind", "user_id", "user__username", "device_id", "device__token", "platform",
             "conversation_id", "seq", "count", "attempts", "expires_at", "tried_at",
         )  # fmt: skip
         return [Attempt(*row) for row in rows.order_by("id")]
@@ -215,7 +219,12 @@ def claim(push_ids: Collection[UUID], now: datetime) -> list[Attempt]:
 
 def released(attempt: Attempt, error: str, now: datetime) -> Settlement:
     """It could not be tried now."""
-    return Settlement(attempt, State.WAITING, now + PAUSE, error)
+    return Settlement(attempt, State.WAITING, now + PAUSE, error, is_try=False)
+
+
+def broken(attempt: Attempt, error: str, now: datetime) -> Settlement:
+    """It could not be tried, and it takes a mended program, or other facts, until it can."""
+    return Settlement(attempt, State.WAITING, now + BROKEN_PAUSE, error, is_try=False)
 
 
 def withdrawn(attempt: Attempt, reason: str, now: datetime) -> Settlement:
@@ -225,7 +234,7 @@ def withdrawn(attempt: Attempt, reason: str, now: datetime) -> Settlement:
 def answered(attempt: Attempt, provider: str, result: Result, now: datetime) -> Settlement:
     """What follows for the push from its provider's answer."""
     state, at = _after(attempt, result, now)
-    return Settlement(attempt, state, at, result.error[:200], provider, result.provider_id[:200])
+    return Settlement(attempt, state, at, result.error, provider, result.provider_id)
 
 
 def _after(attempt: Attempt, result: Result, now: datetime) -> tuple[PushRecord.State, datetime]:
@@ -247,7 +256,8 @@ def _after(attempt: Attempt, result: Result, now: datetime) -> tuple[PushRecord.
 # Only of the attempt that this worker has made: should it have been taken for lost, another one tells.
 _SETTLE = """
 UPDATE push_pushrecord
-SET state = %s, {moment} = %s, error = %s, provider = COALESCE(NULLIF(%s, ''), provider), provider_id = named.column2
+SET state = %s, {moment} = %s, error = %s, provider = COALESCE(NULLIF(%s, ''), provider), attempts = attempts - %s,
+    provider_id = named.column2
 FROM (VALUES {names}) AS named
 WHERE id = named.column1 AND tried_at = %s AND push_pushrecord.state = 'sending'
 """
@@ -257,15 +267,21 @@ def settle(settlements: Collection[Settlement]) -> None:
     """Write all of them down: in one statement those that differ in the provider's name for them alone."""
     alike = defaultdict(list)
     for one in settlements:
-        alike[one.attempt.claimed_at, one.state, one.at, one.error, one.provider].append(one)
+        alike[one.attempt.claimed_at, one.state, one.at, _words(one.error), one.provider, one.is_try].append(one)
     with transaction.atomic(), connection.cursor() as cursor:
         _locked(PushRecord.objects.filter(id__in=[one.attempt.id for one in settlements]))
-        for (claimed_at, state, at, error, provider), ones in alike.items():
+        for (claimed_at, state, at, error, provider, is_try), ones in alike.items():
             sql = _SETTLE.format(
                 moment="due_at" if state == State.WAITING else "done_at", names=", ".join(["(%s, %s)"] * len(ones))
             )
-            names = [value for one in ones for value in (_sql(one.attempt.id, "id"), one.provider_id)]
-            cursor.execute(sql, [state, _sql(at, "due_at"), error, provider, *names, _sql(claimed_at, "tried_at")])
+            names = [value for one in ones for value in (_sql(one.attempt.id, "id"), _words(one.provider_id))]
+            values = [state, _sql(at, "due_at"), error, provider, int(not is_try)]
+            cursor.execute(sql, [*values, *names, _sql(claimed_at, "tried_at")])
+
+
+def _words(text: str) -> str:
+    """What somebody else has said, as every database takes it: no NUL, no half of a character, and not too much."""
+    return text.replace("\0", "?").encode(errors="replace").decode()[:WORDS_CHARS]
 
 
 def _sql(value: UUID | datetime, field: str) -> object:

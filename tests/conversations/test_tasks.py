@@ -539,6 +539,7 @@ async def test_one_that_can_not_be_composed_holds_up_no_other(
     assert provider.tokens == [device]
     (record,) = await records(user=bob.user)
     assert (record.state, record.error) == ("waiting", "could not be composed: ZoneInfoNotFoundError")
+    assert record.due_at > timezone.now() + timedelta(minutes=4), "each try is a trace in the log"
 
 
 async def test_one_that_its_provider_is_slow_with_does_not_keep_the_others_from_being_written_down(

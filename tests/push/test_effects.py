@@ -144,7 +144,7 @@ def test_what_waited_too_long_for_a_sender_is_tried_again_instead(server: FcmSer
     """By then it may have been read, and a clear of it been on its way."""
     now = timezone.now()
     record = sent(claimed(ada, platform, now - ledger.MAY_WAIT - timedelta(seconds=1)))
-    assert (record.state, record.error) == (State.WAITING, "no sender was free in time")
+    assert (record.state, record.error, record.attempts) == (State.WAITING, "no sender was free in time", 0)
     assert now < record.due_at < now + timedelta(seconds=30)
     assert server.arrived.empty()
     assert sent(claimed_again(record)).state == State.SENT
@@ -168,6 +168,14 @@ def test_who_was_taken_for_lost_writes_nothing_down(server: FcmServer, ada: User
     lost = claimed(ada, platform, timezone.now() - timedelta(seconds=1))
     claimed_again(PushRecord.objects.get(id=lost.id))
     assert sent(lost).state == State.SENDING
+
+
+def test_what_others_say_is_written_down_as_every_database_takes_it(ada: User) -> None:
+    attempt = claimed(ada, "fcm", timezone.now())
+    odd = "a\0b\ud800c" + "d" * 500
+    ledger.settle([ledger.answered(attempt, "fcm", Result(Outcome.REJECTED, odd, odd), timezone.now())])
+    record = PushRecord.objects.get(id=attempt.id)
+    assert record.error == record.provider_id == "a?b?c" + "d" * 195
 
 
 def test_a_push_is_claimed_once(ada: User) -> None:
