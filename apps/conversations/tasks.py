@@ -58,10 +58,7 @@ def send_pushes(push_ids: list[str]) -> None:
     """Try those of these pushes that are (still) to be tried. They share the SQL; each has its own outcome."""
     now = timezone.now()
     if attempts := ledger.claim([UUID(push_id) for push_id in push_ids], now):
-        pushes, settled = composing.compose(attempts, now)
-        if settled:
-            ledger.settle(settled)
-        sending.send(pushes)
+        sending.send(*composing.compose(attempts, now))
 
 
 @shared_task

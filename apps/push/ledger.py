@@ -60,6 +60,10 @@ class Attempt(msgspec.Struct, frozen=True):
         """It must not be handed to a provider any more: somebody may count on it having arrived by then, or not."""
         return now > self.claimed_at + MAY_WAIT
 
+    def is_nearly_lost(self, now: datetime) -> bool:
+        """Another worker may claim it soon, and what this one has to say of it then counts no more."""
+        return now > self.claimed_at + CLAIM - timedelta(seconds=5)
+
 
 class Settlement(msgspec.Struct, frozen=True):
     """What an attempt came to."""

@@ -3,7 +3,7 @@ Pushes to their providers, and what each answer means for the ledger, the device
 
 All batches of a worker process share its senders: threads that wait for providers and do nothing else, so that whoever
 waits for Apple holds no connection to the database. A batch writes down what has been answered so far, again and again,
-until all of it is.
+until all of it is; what the database does not take now goes with the next, as long as no other worker may have it.
 """
 
 import logging
@@ -11,15 +11,17 @@ import threading
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from queue import Empty, SimpleQueue
 
 import msgspec
 from django.core.exceptions import ImproperlyConfigured
+from django.db import Error, connection
 from django.utils import timezone
 
 from apps import failpoints
 from apps.push import ledger, metrics
-from apps.push.ledger import Attempt
+from apps.push.ledger import Attempt, Settlement
 from apps.push.notification import Push
 from apps.push.providers import provider_for
 from apps.push.providers.base import Outcome, Result
@@ -28,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 SENDERS = 64
 SETTLE_WITHIN_S = 0.1  # how long an answer waits for those of its batch, to be written down with them
+SETTLE_AGAIN_S = 1.0  # after the database could not
 
 # What waits in there is bounded by the tasks under way, which wait for it.
 _senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="sender")
@@ -39,11 +42,20 @@ class Answer(msgspec.Struct, frozen=True):
     result: Result | None  # None: nobody asked the provider, as it was too late for that
 
 
-def send(pushes: Collection[tuple[Attempt, Push]]) -> None:
-    """Returns when each of these has been answered and that is written down. They are claimed, and have a device."""
-    batch = _Batch(pushes)
-    while answers := batch.answers():
-        _settle(answers)
+def send(pushes: Collection[tuple[Attempt, Push]], settled: Collection[Settlement] = ()) -> None:
+    """
+    Returns when each of these has been answered and that is written down, with what is settled already.
+
+    They are claimed, and have a device. What could not be written down until their claim ends is due again.
+    """
+    batch, unwritten = _Batch(pushes), list(settled)
+    while (answers := batch.answers()) or unwritten:
+        now = timezone.now()
+        unwritten = _write_down([*unwritten, *(_settlement(answer, now) for answer in answers)])
+        for answer in answers:
+            if answer.result is not None:
+                _forget_if_dead(answer.attempt, answer.result)
+                _tell(answer.attempt, answer.provider, answer.result)
 
 
 class _Batch:
@@ -105,21 +117,36 @@ def _answer(attempt: Attempt, push: Push) -> Answer:
     return Answer(attempt, provider.name, result)
 
 
-def _settle(answers: Collection[Answer]) -> None:
-    now = timezone.now()
-    settlements = []
-    for answer in answers:
-        if answer.result is None:
-            settlements.append(ledger.released(answer.attempt, "no sender was free in time", now))
-            continue
-        if answer.result.outcome is Outcome.UNREGISTERED:
-            ledger.forget_device(answer.attempt, answer.result)
-        settlements.append(ledger.answered(answer.attempt, answer.provider, answer.result, now))
-    ledger.settle(settlements)
-    failpoints.reached("push-settled")
-    for answer in answers:
-        if answer.result is not None:
-            _tell(answer.attempt, answer.provider, answer.result)
+def _settlement(answer: Answer, now: datetime) -> Settlement:
+    if answer.result is None:
+        return ledger.released(answer.attempt, "no sender was free in time", now)
+    return ledger.answered(answer.attempt, answer.provider, answer.result, now)
+
+
+def _write_down(settlements: list[Settlement]) -> list[Settlement]:
+    """Those that are still to be written down, as the database could not and no other worker may have them yet."""
+    try:
+        ledger.settle(settlements)
+    except Error as error:
+        logger.warning("pushes wait to be settled: %s", error, extra={"pushes": len(settlements)})
+    else:
+        failpoints.reached("push-settled")
+        return []
+    connection.close_if_unusable_or_obsolete()
+    time.sleep(SETTLE_AGAIN_S)
+    kept = [one for one in settlements if not one.attempt.is_nearly_lost(timezone.now())]
+    if len(kept) < len(settlements):
+        logger.error("pushes could not be settled and go again", extra={"pushes": len(settlements) - len(kept)})
+    return kept
+
+
+def _forget_if_dead(attempt: Attempt, result: Result) -> None:
+    if result.outcome is not Outcome.UNREGISTERED:
+        return
+    try:
+        ledger.forget_device(attempt, result)
+    except Error as error:  # its next push is answered the same
+        logger.warning("a dead device stays: %s", error, extra={"device": str(attempt.device_id)})
 
 
 def _tell(attempt: Attempt, provider: str, result: Result) -> None:

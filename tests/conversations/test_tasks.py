@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -335,7 +335,7 @@ async def test_what_is_just_being_sent_is_taken_away_after_it_has_arrived(
     await device_of(bob)
     conversation_id = await group(ada, "bob")
     message = await say(ada, conversation_id)
-    monkeypatch.setattr(sending, "send", lambda pushes: None)  # the provider has not answered yet
+    monkeypatch.setattr(sending, "send", lambda pushes, settled: None)  # the provider has not answered yet
     await notify_of(message)
 
     await services.mark_read(bob.person, conversation_id, message.seq)
@@ -566,6 +566,70 @@ async def test_one_that_its_provider_is_slow_with_does_not_keep_the_others_from_
 
     assert in_time == [True]
     assert (await state_of(bob), await state_of(eve)) == ("sent", "sent")
+
+
+async def test_answers_that_can_not_be_written_down_are_with_the_next(
+    ada: Client, bob: Client, eve: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await device_of(bob)
+    await device_of(eve)
+    queued = await queued_of(await say(ada, await group(ada)))
+    provider.answer = lambda _: Result(Outcome.ACCEPTED if len(provider.sent) == 1 else Outcome.UNREGISTERED)
+    monkeypatch.setattr(sending, "SETTLE_AGAIN_S", 0)
+    settle = ledger.settle
+    busy = [OperationalError("database is locked")] * 3
+
+    def settle_at_last(settlements: Any) -> None:
+        if busy:
+            raise busy.pop()
+        settle(settlements)
+
+    def fail(*_: Any) -> None:
+        raise OperationalError("deadlock detected")
+
+    monkeypatch.setattr(ledger, "settle", settle_at_last)
+    monkeypatch.setattr(ledger, "forget_device", fail)
+    await sync_to_async(tasks.send_pushes)(queued)
+
+    assert busy == []
+    assert sorted([await state_of(bob), await state_of(eve)]) == ["sent", "unregistered"]
+
+
+async def test_what_is_settled_already_waits_for_the_database_and_holds_up_no_push(
+    ada: Client, bob: Client, eve: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, _ = await device_of(bob), await device_of(eve)
+    queued = await queued_of(await say(ada, await group(ada)))
+    await membership(eve, last_read_seq=99)
+    settle = ledger.settle
+
+    def settle_when_sent(settlements: Any) -> None:
+        if not provider.sent:
+            raise OperationalError("database is locked")
+        settle(settlements)
+
+    monkeypatch.setattr(sending, "SETTLE_AGAIN_S", 0)
+    monkeypatch.setattr(ledger, "settle", settle_when_sent)
+    await sync_to_async(tasks.send_pushes)(queued)
+
+    assert (provider.tokens, await state_of(bob), await state_of(eve)) == ([device], "sent", "withdrawn")
+
+
+async def test_a_worker_gives_up_to_settle_what_another_may_have(
+    ada: Client, bob: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await device_of(bob)
+    queued = await queued_of(await say(ada, await group(ada, "bob")))
+
+    def fail(_: Any) -> None:
+        raise OperationalError("database is locked")
+
+    monkeypatch.setattr(sending, "SETTLE_AGAIN_S", 0)
+    monkeypatch.setattr(ledger, "settle", fail)
+    monkeypatch.setattr(ledger, "CLAIM", timedelta(seconds=5))
+    await sync_to_async(tasks.send_pushes)(queued)
+
+    assert (len(provider.sent), await state_of(bob)) == (1, "sending")
 
 
 async def test_one_that_breaks_off_is_taken_up_again_and_the_others_went(
