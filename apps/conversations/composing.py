@@ -15,7 +15,9 @@ from uuid import UUID
 
 import msgspec
 from django.conf import settings
+from django.db import Error
 from django.urls import reverse
+from django.utils import timezone
 
 from apps.accounts.models import User
 from apps.conversations import notify, reads
@@ -40,10 +42,42 @@ class NotNeeded(Exception):
     """What a push would tell of has been read, muted or left meanwhile; the text says which."""
 
 
-def compose(attempts: Collection[Attempt], now: datetime) -> tuple[list[tuple[Attempt, Push]], list[Settlement]]:
-    """What is to be sent, and what becomes of those of which nothing is."""
-    facts = _facts(attempts)
+Composed = tuple[list[tuple[Attempt, Push]], list[Settlement]]
+
+
+def compose(attempts: Collection[Attempt]) -> Composed:
+    """
+    What is to be sent, and what becomes of those of which nothing is.
+
+    Where what is known of all can not be read, each is composed alone: it may be for one of them. Raises the
+    database's errors, which are all of theirs.
+    """
+    try:
+        facts = _facts(attempts)
+    except Error:
+        raise
+    except Exception as error:  # noqa: BLE001  (the outermost loop of a push: a bug is this one's alone)
+        if len(attempts) > 1:
+            logger.warning("pushes are composed one by one: %r", error, extra={"pushes": len(attempts)})
+            return _each_alone(attempts)
+        return [], [_broken(attempt, error) for attempt in attempts]
+    return _composed(attempts, facts)
+
+
+def _each_alone(attempts: Collection[Attempt]) -> Composed:
     pushes, settled = [], []
+    for attempt in attempts:
+        if attempt.is_late(now := timezone.now()):
+            settled.append(ledger.released(attempt, "no time was left to compose it", now))
+            continue
+        its_push, its_settlement = compose([attempt])
+        pushes += its_push
+        settled += its_settlement
+    return pushes, settled
+
+
+def _composed(attempts: Collection[Attempt], facts: "_Facts") -> Composed:
+    pushes, settled, now = [], [], timezone.now()
     for attempt in attempts:
         try:
             pushes.append((attempt, _push(attempt, facts, now)))
@@ -51,10 +85,14 @@ def compose(attempts: Collection[Attempt], now: datetime) -> tuple[list[tuple[At
             settled.append(ledger.withdrawn(attempt, str(reason), now))
         except Unavailable as error:
             settled.append(ledger.released(attempt, str(error), now))
-        except Exception as error:  # the outermost loop of a push: a bug is this one's alone
-            logger.exception("a push could not be composed", extra={"push_id": str(attempt.id)})
-            settled.append(ledger.broken(attempt, f"could not be composed: {type(error).__name__}", now))
+        except Exception as error:  # noqa: BLE001  (as in compose)
+            settled.append(_broken(attempt, error))
     return pushes, settled
+
+
+def _broken(attempt: Attempt, error: Exception) -> Settlement:
+    logger.error("a push could not be composed", exc_info=error, extra={"push_id": str(attempt.id)})
+    return ledger.broken(attempt, f"could not be composed: {type(error).__name__}", timezone.now())
 
 
 # --- one push --------------------------------------------------------------------------------------------------------

@@ -56,9 +56,8 @@ def _hand_over(waiting: deque[list[UUID]]) -> None:
 @shared_task
 def send_pushes(push_ids: list[str]) -> None:
     """Try those of these pushes that are (still) to be tried. They share the SQL; each has its own outcome."""
-    now = timezone.now()
-    if attempts := ledger.claim([UUID(push_id) for push_id in push_ids], now):
-        sending.send(*composing.compose(attempts, now))
+    if attempts := ledger.claim([UUID(push_id) for push_id in push_ids], timezone.now()):
+        sending.send(*composing.compose(attempts))
 
 
 @shared_task

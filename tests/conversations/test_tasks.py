@@ -526,6 +526,25 @@ async def test_what_can_not_be_read_for_one_holds_up_no_other(
     assert (await state_of(eve), await state_of(bob)) == ("sent", "waiting")
 
 
+async def test_one_whose_message_can_not_be_read_at_all_holds_up_no_other(
+    ada: Client, bob: Client, eve: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, _ = await device_of(eve), await device_of(bob)
+    elsewhere, latest = await group(ada, "bob"), composing._latest
+
+    async def unreadable(conversation_ids: Collection[UUID]) -> Any:
+        if elsewhere in conversation_ids:
+            raise ValueError("no message at all")
+        return await latest(conversation_ids)
+
+    monkeypatch.setattr(composing, "_latest", unreadable)
+    await notify_of(await say(ada, await group(ada)))
+
+    assert (provider.tokens, await state_of(eve)) == ([device], "sent")
+    (record,) = await records(user=bob.user)
+    assert (record.state, record.error) == ("waiting", "could not be composed: ValueError")
+
+
 async def test_one_that_can_not_be_composed_holds_up_no_other(
     ada: Client, bob: Client, eve: Client, provider: FakeProvider
 ) -> None:
