@@ -27,7 +27,7 @@ WRITE_HISTORY = """([conversation_id, texts]) => new Promise((resolve, reject) =
     const socket = new WebSocket(`ws://${location.host}/ws/v1/`);
     let acked = 0, sent = 0;
     const send = () => {
-        for (; sent < texts.length && sent - acked < 20; sent += 1) {
+        for (; sent < texts.length && sent - acked < 5; sent += 1) {
             const message = {client_msg_id: crypto.randomUUID(), conversation_id, content: texts[sent]};
             socket.send(JSON.stringify({type: "message.send", ...message}));
         }
