@@ -34,6 +34,8 @@ from apps.push.notification import Push
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+READ_WITHIN_S = 6  # a read of the history, its own deadlines apart; three in a row fit into ledger.MAY_COMPOSE
+
 Place = tuple[UUID, int]  # of a message: conversation and seq
 Newest = Mapping[UUID, Message]  # the last message of each conversation
 
@@ -67,7 +69,7 @@ def compose(attempts: Collection[Attempt]) -> Composed:
 def _each_alone(attempts: Collection[Attempt]) -> Composed:
     pushes, settled = [], []
     for attempt in attempts:
-        if attempt.is_late(now := timezone.now()):
+        if attempt.is_late_to_compose(now := timezone.now()):
             settled.append(ledger.released(attempt, "no time was left to compose it", now))
             continue
         its_push, its_settlement = compose([attempt])
@@ -193,14 +195,19 @@ async def _history(
 ) -> tuple[dict[UUID, Newest | Unavailable], dict[Place, Message | Unavailable | None]]:
     newest = await _newest({user_id: _joined(each.values()) for user_id, each in standings.items()})
     messages: dict[Place, Message | Unavailable | None] = {}
-    for attempt in attempts:  # most of them tell of the last message, which is known by now
-        of_user = newest[attempt.user_id]
-        last = None if isinstance(of_user, Unavailable) else of_user.get(attempt.conversation_id)
-        if last is not None and last.seq == attempt.seq:
-            messages[attempt.conversation_id, attempt.seq] = last
-    older = {(attempt.conversation_id, attempt.seq) for attempt in attempts} - messages.keys()
+    away: dict[Place, Unavailable] = {}
+    older: set[Place] = set()
+    for attempt in attempts:
+        place, of_user = (attempt.conversation_id, attempt.seq), newest[attempt.user_id]
+        if isinstance(of_user, Unavailable):
+            away[place] = of_user  # asked for twice by now, with all else of this user
+        elif (last := of_user.get(attempt.conversation_id)) is not None and last.seq == attempt.seq:
+            messages[place] = last  # as it is for most of them
+        else:
+            older.add(place)
+    older -= messages.keys()
     found = await asyncio.gather(*(_or_unavailable(_message(*place)) for place in older))
-    return newest, messages | dict(zip(older, found, strict=True))
+    return newest, away | messages | dict(zip(older, found, strict=True))
 
 
 def _joined(standings: Iterable[notify.Standing]) -> list[UUID]:
@@ -228,6 +235,9 @@ async def _message(conversation_id: UUID, seq: int) -> Message | None:
 
 async def _or_unavailable(answer: Awaitable[T]) -> T | Unavailable:
     try:
-        return await answer
+        async with asyncio.timeout(READ_WITHIN_S):
+            return await answer
     except Unavailable as error:
         return error
+    except TimeoutError:
+        return Unavailable("the history has not answered in time")

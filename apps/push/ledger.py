@@ -28,8 +28,9 @@ Kind, State = PushRecord.Kind, PushRecord.State
 KEPT = timedelta(days=7)
 MAX_QUEUED = 5_000  # pushes whose tasks are with the broker; what is due besides them waits here
 TAKEN_FOR_LOST = timedelta(minutes=1)  # a task that no worker has begun
-MAY_WAIT = timedelta(seconds=10)  # from the claim until a push is handed to its provider
-UNDER_WAY = MAY_WAIT + timedelta(seconds=15)  # and as long as a provider takes at most
+MAY_COMPOSE = timedelta(seconds=20)  # from the claim until it is known what a push says
+MAY_WAIT = timedelta(seconds=10)  # and then until it is handed to its provider
+UNDER_WAY = MAY_COMPOSE + MAY_WAIT + timedelta(seconds=15)  # and as long as a provider takes at most
 CLAIM = timedelta(minutes=1)  # longer than that
 PAUSE = timedelta(seconds=10)  # before one that could not be tried is tried again
 BROKEN_PAUSE = timedelta(
@@ -58,7 +59,10 @@ class Attempt(msgspec.Struct, frozen=True):
 
     def is_late(self, now: datetime) -> bool:
         """It must not be handed to a provider any more: somebody may count on it having arrived by then, or not."""
-        return now > self.claimed_at + MAY_WAIT
+        return now > self.claimed_at + MAY_COMPOSE + MAY_WAIT
+
+    def is_late_to_compose(self, now: datetime) -> bool:
+        return now > self.claimed_at + MAY_COMPOSE
 
     def is_nearly_lost(self, now: datetime) -> bool:
         """Another worker may claim it soon, and what this one has to say of it then counts no more."""

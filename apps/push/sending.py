@@ -60,6 +60,7 @@ def send(pushes: Collection[tuple[Attempt, Push]], settled: Collection[Settlemen
 
 class _Batch:
     def __init__(self, pushes: Collection[tuple[Attempt, Push]]) -> None:
+        self._late_at = timezone.now() + ledger.MAY_WAIT  # so long the senders' other work may keep them from these
         self._left = len(pushes)  # that `answers` has not returned
         self._under_way = len(pushes)
         self._lock = threading.Lock()
@@ -81,7 +82,8 @@ class _Batch:
     def _send(self, attempt: Attempt, push: Push) -> None:
         answer = None
         try:
-            answer = _answer(attempt, push)
+            is_late = attempt.is_late(now := timezone.now()) or now > self._late_at
+            answer = Answer(attempt, "", None) if is_late else _answer(attempt, push)
         except Exception:  # the outermost loop of a sender: a bug is this push's alone, which is due again in a minute
             logger.exception("a push broke off", extra={"push_id": str(attempt.id)})
         finally:
@@ -103,8 +105,6 @@ def _drained(queue: SimpleQueue[Answer | None]) -> list[Answer | None]:
 
 def _answer(attempt: Attempt, push: Push) -> Answer:
     """The provider's name and answer. One that can't even be made is one that a human has to mend."""
-    if attempt.is_late(timezone.now()):
-        return Answer(attempt, "", None)
     failpoints.reached("pushing")
     try:
         provider = provider_for(attempt.platform)

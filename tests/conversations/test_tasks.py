@@ -1,5 +1,6 @@
 """From a message to the provider: who is told, of what, and what becomes of the ledger."""
 
+import asyncio
 import itertools
 import threading
 import tracemalloc
@@ -524,6 +525,67 @@ async def test_what_can_not_be_read_for_one_holds_up_no_other(
 
     assert provider.tokens == [device]
     assert (await state_of(eve), await state_of(bob)) == ("sent", "waiting")
+
+
+async def test_who_can_not_be_read_for_is_not_asked_about_once_more(
+    ada: Client, bob: Client, eve: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each read of a store that is partly away takes its whole deadline, and the others wait for it."""
+    device, _ = await device_of(eve), await device_of(bob)
+    elsewhere, both, message_at = await group(ada, "bob"), await group(ada), composing._message
+    asked: list[composing.Place] = []
+
+    async def partly_away(conversation_ids: Collection[UUID]) -> Any:
+        if elsewhere in conversation_ids:
+            raise Unavailable("away")
+        return {}
+
+    async def ask(conversation_id: UUID, seq: int) -> Message | None:
+        asked.append((conversation_id, seq))
+        return await message_at(conversation_id, seq)
+
+    first = await say(ada, elsewhere)
+    queued = [*await queued_of(first), *await queued_of(await say(ada, both))]
+    monkeypatch.setattr(composing, "_latest", partly_away)
+    monkeypatch.setattr(composing, "_message", ask)
+    await sync_to_async(tasks.send_pushes)(queued)
+
+    assert [conversation_id for conversation_id, _ in asked] == [both]
+    assert provider.tokens == [device]
+    assert {record.error for record in await records(user=bob.user)} == {"away"}
+
+
+async def test_what_took_long_to_read_still_goes(
+    ada: Client, bob: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next try would be late for the same reason, and the next."""
+    device, latest, now = await device_of(bob), composing._latest, timezone.now
+    queued = await queued_of(await say(ada, await group(ada, "bob")))
+
+    async def slow(conversation_ids: Collection[UUID]) -> Any:
+        monkeypatch.setattr(timezone, "now", lambda: now() + ledger.MAY_COMPOSE)
+        return await latest(conversation_ids)
+
+    monkeypatch.setattr(composing, "_latest", slow)
+    await sync_to_async(tasks.send_pushes)(queued)
+
+    assert (provider.tokens, await state_of(bob)) == ([device], "sent")
+
+
+async def test_a_history_that_does_not_answer_is_one_that_is_away(
+    ada: Client, bob: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await device_of(bob)
+    queued = await queued_of(await say(ada, await group(ada, "bob")))
+
+    async def silent_store(_: Collection[UUID]) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(composing, "READ_WITHIN_S", 0)
+    monkeypatch.setattr(composing, "_latest", silent_store)
+    await sync_to_async(tasks.send_pushes)(queued)
+
+    assert (await state_of(bob), provider.sent) == ("waiting", [])
 
 
 async def test_one_whose_message_can_not_be_read_at_all_holds_up_no_other(

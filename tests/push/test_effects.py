@@ -139,15 +139,25 @@ def test_a_token_that_was_replaced_while_its_push_was_under_way_is_not_the_one_t
 
 
 # --- whose try it is -------------------------------------------------------------------------------------------------
+LATE = ledger.MAY_COMPOSE + ledger.MAY_WAIT + timedelta(seconds=1)
+
+
 @pytest.mark.parametrize("platform", ["fcm"])
 def test_what_waited_too_long_for_a_sender_is_tried_again_instead(server: FcmServer, ada: User, platform: str) -> None:
     """By then it may have been read, and a clear of it been on its way."""
     now = timezone.now()
-    record = sent(claimed(ada, platform, now - ledger.MAY_WAIT - timedelta(seconds=1)))
+    record = sent(claimed(ada, platform, now - LATE))
     assert (record.state, record.error, record.attempts) == (State.WAITING, "no sender was free in time", 0)
     assert now < record.due_at < now + timedelta(seconds=30)
     assert server.arrived.empty()
     assert sent(claimed_again(record)).state == State.SENT
+
+
+def test_senders_that_are_busy_for_too_long_give_back_what_waits(ada: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt = claimed(ada, "fcm", timezone.now())
+    monkeypatch.setattr(ledger, "MAY_WAIT", -timedelta(seconds=1))
+    record = sent(attempt)
+    assert (record.state, record.error) == (State.WAITING, "no sender was free in time")
 
 
 @pytest.mark.parametrize("platform", ["fcm"])
@@ -157,7 +167,7 @@ def test_who_failed_before_is_still_known_of_one_that_could_not_be_tried(
     server.answers = [fcm.error("INTERNAL")]
     failed = sent(claimed(ada, platform, timezone.now()))
     PushRecord.objects.update(due_at=timezone.now())
-    (late,) = ledger.claim(ledger.take_due(1, timezone.now()), timezone.now() - ledger.MAY_WAIT - timedelta(seconds=1))
+    (late,) = ledger.claim(ledger.take_due(1, timezone.now()), timezone.now() - LATE)
     record = sent(late)
     assert (failed.provider, record.provider) == ("fcm", "fcm")
     assert (record.state, record.error) == (State.WAITING, "no sender was free in time")
