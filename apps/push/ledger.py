@@ -36,7 +36,7 @@ PAUSE = timedelta(seconds=10)  # before one that could not be tried is tried aga
 BROKEN_PAUSE = timedelta(
     minutes=5
 )  # before one that a bug of ours kept from being tried is: each time is a trace in the log
-PURGED_AT_ONCE = 5_000
+CHANGED_AT_ONCE = PURGED_AT_ONCE = 5_000
 WORDS_CHARS = 200  # as much as a row takes of an error or of a provider's name for a push
 
 
@@ -186,9 +186,21 @@ def _withdraw(records: QuerySet[PushRecord], now: datetime) -> None:
     records.filter(state__in=PushRecord.JOINABLE).update(state=State.WITHDRAWN, done_at=now)
 
 
-def _locked(records: QuerySet[PushRecord]) -> list[UUID]:
+def _locked(records: QuerySet[PushRecord], at_most: int | None = None) -> list[UUID]:
     """For the rest of the transaction. Whoever changes several rows takes this order: none wait in a circle."""
-    return list(records.select_for_update().order_by("id").values_list("id", flat=True))
+    return list(records.select_for_update().order_by("id").values_list("id", flat=True)[:at_most])
+
+
+def _change(records: QuerySet[PushRecord], **values: object) -> int:
+    """How many. With these `values` they are no such `records` any more."""
+    changed = 0
+    while True:
+        with transaction.atomic():
+            ids = _locked(records, CHANGED_AT_ONCE)
+            PushRecord.objects.filter(id__in=ids).update(**values)
+        changed += len(ids)
+        if len(ids) < CHANGED_AT_ONCE:
+            return changed
 
 
 # --- the queue -------------------------------------------------------------------------------------------------------
@@ -210,7 +222,7 @@ def take_due(limit: int, now: datetime) -> list[UUID]:
 
 def put_back(push_ids: Collection[UUID], now: datetime) -> None:
     """The broker did not take them."""
-    PushRecord.objects.filter(id__in=push_ids, state=State.QUEUED).update(state=State.WAITING, due_at=now)
+    _change(PushRecord.objects.filter(id__in=push_ids, state=State.QUEUED), state=State.WAITING, due_at=now)
 
 
 def claim(push_ids: Collection[UUID], now: datetime) -> list[Attempt]:
@@ -302,14 +314,20 @@ def forget_device(attempt: Attempt, result: Result) -> None:
     same = Device.objects.filter(id=attempt.device_id, token=attempt.token)
     if result.unregistered_at is not None:
         same = same.filter(registered_at__lte=result.unregistered_at)
-    same.delete()
+    delete_devices(same)
+
+
+def delete_devices(devices: QuerySet[Device]) -> int:
+    """What was planned for them stays, and goes nowhere. Locked as `plan` does it: the devices, then their pushes."""
+    with transaction.atomic():
+        ids = list(devices.select_for_update().order_by("id").values_list("id", flat=True))
+        _locked(PushRecord.objects.filter(device__in=ids))
+        return Device.objects.filter(id__in=ids).delete()[0]
 
 
 def _bury_expired(now: datetime) -> None:
     expired = PushRecord.objects.filter(state__in=PushRecord.OPEN, due_at__lte=now, expires_at__lte=now)
-    dead = expired.update(state=State.DEAD, done_at=now)
-    if dead:
-        metrics.expired.inc(dead)
+    metrics.expired.inc(_change(expired, state=State.DEAD, done_at=now))
 
 
 def counts() -> tuple[int, int]:
@@ -322,8 +340,8 @@ def counts() -> tuple[int, int]:
 def replay(dead: QuerySet[PushRecord], now: datetime) -> int:
     """Try these dead letters again, for another hour; returns how many."""
     again = dead.filter(state=State.DEAD, device__isnull=False)
-    return again.update(
-        state=State.WAITING, due_at=now, expires_at=now + policy.LIFETIME, done_at=None, attempts=0, error=""
+    return _change(
+        again, state=State.WAITING, due_at=now, expires_at=now + policy.LIFETIME, done_at=None, attempts=0, error=""
     )
 
 

@@ -10,6 +10,7 @@ from django.utils import timezone
 from apps.accounts.identity import Identity, ended
 from apps.accounts.models import User
 from apps.accounts.people import Person
+from apps.push.ledger import delete_devices
 from apps.push.models import Device
 from apps.push.subscription import kept_as, registrable
 
@@ -40,7 +41,7 @@ def register_device(user: User, new: NewDevice, session_id: str = "") -> Device:
         others = Device.objects.filter(user=user).exclude(platform=new.platform, token=token)
         if others.count() >= MAX_DEVICES:
             raise TooManyDevices(f"You have {MAX_DEVICES} devices already; remove one first.")
-        Device.objects.filter(platform=new.platform, token=token).exclude(user=user).delete()
+        delete_devices(Device.objects.filter(platform=new.platform, token=token).exclude(user=user))
         device, _ = Device.objects.update_or_create(
             platform=new.platform,
             token=token,
@@ -51,18 +52,18 @@ def register_device(user: User, new: NewDevice, session_id: str = "") -> Device:
 
 def remove_device(user: User, device_id: UUID) -> bool:
     """Whether the user had this device."""
-    return bool(Device.objects.filter(user=user, id=device_id).delete()[0])
+    return bool(delete_devices(Device.objects.filter(user=user, id=device_id)))
 
 
 def remove_token(user: User, token: str) -> None:
     """For a client that knows what it was registered with, but not under which id."""
-    Device.objects.filter(user=user, token=kept_as(token)).delete()
+    delete_devices(Device.objects.filter(user=user, token=kept_as(token)))
 
 
 def remove_devices_of_sessions(session_ids: Collection[str]) -> None:
     """These sessions have ended: what they registered hears nothing more."""
     if session_ids:
-        Device.objects.filter(session_id__in=session_ids).delete()
+        delete_devices(Device.objects.filter(session_id__in=session_ids))
 
 
 def remove_devices_of_ended_sessions() -> None:

@@ -1,7 +1,7 @@
 """What each answer of FCM and APNs does to the push, the device and whoever is on call: from socket to ledger."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime, timedelta
@@ -10,6 +10,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from prometheus_client import REGISTRY
 from pytest_django import Settings
@@ -218,6 +220,60 @@ def test_threads_that_come_first_share_one_provider(settings: Settings) -> None:
     made.cache_clear()
     assert len({id(provider) for provider in providers}) == 1
     assert Slow.made == 1
+
+
+# --- who waits for whom ----------------------------------------------------------------------------------------------
+def changed_in_order(queries: CaptureQueriesContext, table: str) -> bool:
+    """SQLite locks no rows; on PostgreSQL they are locked by what reads them first."""
+    of_table = [query["sql"] for query in queries if table in query["sql"] and "SAVEPOINT" not in query["sql"]]
+    return of_table[0].startswith(f'SELECT "{table}"."id"') and " ORDER BY 1 ASC" in of_table[0]
+
+
+def test_a_dead_device_is_locked_before_its_pushes_and_those_in_order(ada: User) -> None:
+    """As by those who plan for it: none of them wait for each other in a circle."""
+    attempt = claimed(ada, "fcm", timezone.now())
+    with CaptureQueriesContext(connection) as queries:
+        ledger.forget_device(attempt, Result(Outcome.UNREGISTERED))
+    asked = [query["sql"] for query in queries]
+    assert changed_in_order(queries, "push_device") and changed_in_order(queries, "push_pushrecord")
+    assert [sql.split('"')[1] for sql in asked if sql.startswith(("UPDATE", "DELETE"))] == [
+        "push_pushrecord",
+        "push_device",
+    ]
+    assert not Device.objects.exists()
+
+
+def _replay(attempt: Attempt, now: datetime) -> None:
+    PushRecord.objects.update(state=State.DEAD)
+    with CaptureQueriesContext(connection) as queries:
+        assert ledger.replay(PushRecord.objects.order_by("created_at"), now) == 1
+    assert changed_in_order(queries, "push_pushrecord")
+
+
+def _put_back(attempt: Attempt, now: datetime) -> None:
+    PushRecord.objects.update(state=State.QUEUED)
+    with CaptureQueriesContext(connection) as queries:
+        ledger.put_back([attempt.id], now)
+    assert changed_in_order(queries, "push_pushrecord")
+    assert PushRecord.objects.get().state == State.WAITING
+
+
+def _bury(attempt: Attempt, now: datetime) -> None:
+    PushRecord.objects.update(expires_at=now, due_at=now)
+    with CaptureQueriesContext(connection) as queries:
+        ledger._bury_expired(now)
+    assert changed_in_order(queries, "push_pushrecord")
+    assert PushRecord.objects.get().state == State.DEAD
+
+
+@pytest.mark.parametrize("change", [_replay, _put_back, _bury])
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_many_pushes_are_changed_in_order(
+    ada: User, monkeypatch: pytest.MonkeyPatch, change: Callable[[Attempt, datetime], None], at_once: int
+) -> None:
+    monkeypatch.setattr(ledger, "CHANGED_AT_ONCE", at_once)
+    now = timezone.now()
+    change(claimed(ada, "fcm", now), now)
 
 
 # --- away for ten minutes --------------------------------------------------------------------------------------------
