@@ -98,12 +98,20 @@ def plan(news: News, device_ids: Collection[UUID], now: datetime) -> None:
             .values_list("device_id")
             .annotate(Max("tried_at"))
         )
+        clears = of_these.filter(device__in=left, kind=Kind.CLEAR)
+        clearing = dict(clears.filter(state=State.SENDING).values_list("device_id").annotate(Max("tried_at")))
         PushRecord.objects.bulk_create(
-            _record(news, device, policy.due_after_burst(tried.get(device.id), now), now)
+            _record(news, device, _due(tried.get(device.id), clearing.get(device.id), now), now)
             for device in left
             if device.id not in joined
         )
-        _withdraw(of_these.filter(device__in=left, kind=Kind.CLEAR), now)
+        _withdraw(clears, now)
+
+
+def _due(told_at: datetime | None, clearing_since: datetime | None, now: datetime) -> datetime:
+    due_at = policy.due_after_burst(told_at, now)
+    # Not before a clear that is just being sent has arrived: it would take away what is newer than it.
+    return due_at if clearing_since is None else max(due_at, clearing_since + UNDER_WAY)
 
 
 def _join(told: QuerySet[PushRecord], news: News, now: datetime) -> set[UUID]:

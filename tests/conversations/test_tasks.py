@@ -345,6 +345,28 @@ async def test_what_is_just_being_sent_is_taken_away_after_it_has_arrived(
     assert clear.due_at == clear.created_at + ledger.UNDER_WAY
 
 
+async def test_what_is_said_while_a_clear_is_just_being_sent_goes_after_it_has_arrived(
+    ada: Client, bob: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await device_of(bob)
+    conversation_id = await group(ada, "bob")
+    message = await say(ada, conversation_id)
+    await notify_of(message)
+    await services.mark_read(bob.person, conversation_id, message.seq)
+    with monkeypatch.context() as silent_provider:
+        silent_provider.setattr(sending, "send", lambda pushes, settled: None)
+        await make_due()
+        await sync_to_async(tasks.send_due)()
+
+    newer = await say(ada, conversation_id)
+    await notify_of(newer)
+
+    (clear,), (waiting,) = await records(kind="clear"), await records(seq=newer.seq)
+    assert (clear.state, waiting.state, len(provider.sent)) == ("sending", "waiting", 1)
+    assert clear.tried_at is not None
+    assert waiting.due_at == clear.tried_at + ledger.UNDER_WAY
+
+
 async def test_what_waits_for_a_phone_that_changes_hands_goes_to_nobody(
     ada: Client, bob: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
