@@ -3,6 +3,7 @@ What workers do so that pushes go out. The ledger (push/ledger.py) is the truth;
 no harm.
 """
 
+import itertools
 import logging
 from collections import deque
 from typing import Any
@@ -40,7 +41,12 @@ def notify_absent(notices: list[Any]) -> None:
 def send_due() -> None:
     """Hand what is due to the workers, as much as the broker should hold."""
     while due := ledger.take_due(DUE_AT_ONCE, timezone.now()):
-        _hand_over(deque(due[start : start + PER_TASK] for start in range(0, len(due), PER_TASK)))
+        _hand_over(deque(itertools.chain.from_iterable(map(_per_task, due.values()))))
+
+
+def _per_task(push_ids: list[UUID]) -> list[list[UUID]]:
+    """Of one platform: a task waits for all its pushes, and those of another provider shall not wait with them."""
+    return [push_ids[start : start + PER_TASK] for start in range(0, len(push_ids), PER_TASK)]
 
 
 def _hand_over(waiting: deque[list[UUID]]) -> None:

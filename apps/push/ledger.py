@@ -212,20 +212,23 @@ def _change(records: QuerySet[PushRecord], **values: object) -> int:
 
 
 # --- the queue -------------------------------------------------------------------------------------------------------
-def take_due(limit: int, now: datetime) -> list[UUID]:
-    """Of what is to be tried now, as much as the broker should hold; taken by this caller alone."""
+def take_due(limit: int, now: datetime) -> dict[str, list[UUID]]:
+    """Of what is to be tried now, as much as the broker should hold, by platform; taken by this caller alone."""
     if not PushRecord.objects.filter(state__in=PushRecord.OPEN, due_at__lte=now).exists():
-        return []  # as it mostly is: this is asked every second
+        return {}  # as it mostly is: this is asked every second
     _bury_expired(now)
     queued = PushRecord.objects.filter(state=State.QUEUED, due_at__gt=now)[:MAX_QUEUED].count()
     room = min(limit, MAX_QUEUED - queued)
     if room <= 0:
-        return []
+        return {}
+    taken: defaultdict[str, list[UUID]] = defaultdict(list)
     with transaction.atomic():
         due = PushRecord.objects.select_for_update(skip_locked=True).filter(state__in=PushRecord.OPEN, due_at__lte=now)
-        ids = list(due.order_by("due_at").values_list("id", flat=True)[:room])
+        for push_id, platform in due.order_by("due_at").values_list("id", "platform")[:room]:
+            taken[platform].append(push_id)
+        ids = [push_id for of_platform in taken.values() for push_id in of_platform]
         PushRecord.objects.filter(id__in=ids).update(state=State.QUEUED, due_at=now + TAKEN_FOR_LOST)
-    return ids
+    return taken
 
 
 def put_back(push_ids: Collection[UUID], now: datetime) -> None:

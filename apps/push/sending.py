@@ -2,7 +2,8 @@
 Pushes to their providers, and what each answer means for the ledger, the device and whoever is on call.
 
 All batches of a worker process share its senders: threads that wait for providers and do nothing else, so that whoever
-waits for Apple holds no connection to the database. A batch writes down what has been answered so far, again and again,
+waits for Apple holds no connection to the database. Each platform has its own, so that one that is slow keeps none from
+the others. A batch writes down what has been answered so far, again and again,
 until all of it is; what the database does not take now goes with the next, as long as no other worker may have it.
 """
 
@@ -22,18 +23,22 @@ from django.utils import timezone
 from apps import failpoints
 from apps.push import ledger, metrics
 from apps.push.ledger import Attempt, Settlement
+from apps.push.models import Device
 from apps.push.notification import Push
 from apps.push.providers import provider_for
 from apps.push.providers.base import Outcome, Result
 
 logger = logging.getLogger(__name__)
 
-SENDERS = 64
+SENDERS = 64  # for each platform; a thread is only started when there is work for it
 SETTLE_WITHIN_S = 0.1  # how long an answer waits for those of its batch, to be written down with them
 SETTLE_AGAIN_S = 1.0  # after the database could not
 
 # What waits in there is bounded by the tasks under way, which wait for it.
-_senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="sender")
+_senders = {
+    platform: ThreadPoolExecutor(SENDERS, thread_name_prefix=f"{platform}-sender")
+    for platform in Device.Platform.values
+}
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -67,7 +72,7 @@ class _Batch:
         self._all_here = threading.Event()
         self._arrived: SimpleQueue[Answer | None] = SimpleQueue()
         for attempt, push in pushes:
-            _senders.submit(self._send, attempt, push)
+            _senders[attempt.platform].submit(self._send, attempt, push)
 
     def answers(self) -> list[Answer]:
         """Those that have come since the last call; none when there are no more. Waits for some."""

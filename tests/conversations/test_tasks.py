@@ -59,8 +59,8 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> FakeProvider:
     return fake
 
 
-async def device_of(person: Client, name: str = "phone") -> str:
-    new = push.NewDevice("fcm", f"{person.person.username}'s {name}")
+async def device_of(person: Client, name: str = "phone", platform: str = "fcm") -> str:
+    new = push.NewDevice(platform, f"{person.person.username}'s {name}")
     await sync_to_async(push.register_device)(person.user, new)
     return new.token
 
@@ -669,6 +669,20 @@ async def test_one_that_its_provider_is_slow_with_does_not_keep_the_others_from_
 
     assert in_time == [True]
     assert (await state_of(bob), await state_of(eve)) == ("sent", "sent")
+
+
+async def test_each_task_is_of_one_platform(
+    ada: Client, bob: Client, eve: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for person, platform in itertools.product((bob, eve), ("fcm", "apns")):
+        await device_of(person, f"{platform} phone", platform)
+    queued: list[list[str]] = []
+    monkeypatch.setattr(tasks.send_pushes, "delay", queued.append)
+
+    await notify_of(await say(ada, await group(ada)))
+
+    platforms = [{record.platform for record in await records(id__in=push_ids)} for push_ids in queued]
+    assert sorted(platforms, key=min) == [{"apns"}, {"fcm"}]
 
 
 async def test_answers_that_can_not_be_written_down_are_with_the_next(

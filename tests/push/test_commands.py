@@ -44,7 +44,7 @@ def planned(device: Device, seq: int = 7, client_msg_id: UUID = MESSAGE) -> Push
 
 
 def settled(record: PushRecord, result: Result) -> PushRecord:
-    assert record.id in ledger.take_due(10, timezone.now())
+    assert record.id in ledger.take_due(10, timezone.now())["fcm"]
     (attempt,) = ledger.claim([record.id], timezone.now())
     ledger.settle([ledger.answered(attempt, "fcm", result, timezone.now())])
     return PushRecord.objects.get(id=record.id)

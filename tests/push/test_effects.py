@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -57,11 +58,15 @@ def ada() -> User:
     return User.objects.create_user("ada")
 
 
+def due(limit: int, now: datetime) -> list[UUID]:
+    return [push_id for of_platform in ledger.take_due(limit, now).values() for push_id in of_platform]
+
+
 def claimed(user: User, platform: str, now: datetime) -> Attempt:
     """A push for a new device of this user, as the worker has it when it calls the provider."""
     device = push.register_device(user, push.NewDevice(platform, TOKEN))
     ledger.plan(News(CONVERSATION, 7, uuid4(), uuid4()), [device.id], now)
-    (attempt,) = ledger.claim(ledger.take_due(1, now), now)
+    (attempt,) = ledger.claim(due(1, now), now)
     return attempt
 
 
@@ -122,7 +127,7 @@ def test_each_answer_has_its_effect(
 
 def claimed_again(record: PushRecord) -> Attempt:
     PushRecord.objects.filter(id=record.id).update(due_at=timezone.now())
-    (again,) = ledger.claim(ledger.take_due(1, timezone.now()), timezone.now())
+    (again,) = ledger.claim(due(1, timezone.now()), timezone.now())
     return again
 
 
@@ -169,7 +174,7 @@ def test_who_failed_before_is_still_known_of_one_that_could_not_be_tried(
     server.answers = [fcm.error("INTERNAL")]
     failed = sent(claimed(ada, platform, timezone.now()))
     PushRecord.objects.update(due_at=timezone.now())
-    (late,) = ledger.claim(ledger.take_due(1, timezone.now()), timezone.now() - LATE)
+    (late,) = ledger.claim(due(1, timezone.now()), timezone.now() - LATE)
     record = sent(late)
     assert (failed.provider, record.provider) == ("fcm", "fcm")
     assert (record.state, record.error) == (State.WAITING, "no sender was free in time")
@@ -197,7 +202,35 @@ def test_a_push_is_claimed_once(ada: User) -> None:
     assert ledger.claim([attempt.id], now) == []
 
 
-class Slow:
+def test_a_provider_that_does_not_answer_keeps_no_sender_from_another(
+    ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt, heard, ended = claimed(ada, "fcm", timezone.now()), threading.Event(), []
+
+    class Silent(Quick):
+        def send(self, token: str, push: Any) -> Result:
+            ended.append(heard.wait(5))
+            return super().send(token, push)
+
+    monkeypatch.setattr(sending, "provider_for", lambda platform: Silent() if platform == "web" else Quick())
+    at_it = [msgspec.structs.replace(attempt, id=uuid4(), platform="web") for _ in range(sending.SENDERS)]
+    silent = sending._Batch([(one, a_push()) for one in at_it])
+    record, ended_before = sent(attempt), len(ended)
+    heard.set()
+
+    assert (record.state, ended_before) == (State.SENT, 0)
+    while silent.answers():
+        pass
+
+
+class Quick:
+    name = "quick"
+
+    def send(self, token: str, push: Any) -> Result:
+        return Result(Outcome.ACCEPTED)
+
+
+class Slow(Quick):
     """To make."""
 
     name = "slow"
@@ -206,9 +239,6 @@ class Slow:
     def __init__(self) -> None:
         Slow.made += 1
         threading.Event().wait(0.05)
-
-    def send(self, token: str, push: Any) -> Result:
-        return Result(Outcome.ACCEPTED)
 
 
 def test_threads_that_come_first_share_one_provider(settings: Settings) -> None:
@@ -292,7 +322,7 @@ class Counted:
 
 def work_off(now: datetime) -> None:
     """What the workers do of what is due."""
-    for push_id in ledger.take_due(1_000, now):
+    for push_id in due(1_000, now):
         sending.send([(attempt, a_push()) for attempt in ledger.claim([push_id], now)])
 
 
