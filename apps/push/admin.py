@@ -1,8 +1,10 @@
 """Devices, without what it takes to send to them; how people want to be told; and the ledger, which nobody edits."""
 
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from apps.push import ledger
 from apps.push.models import Device, NotificationSettings, PushRecord
 
 
@@ -19,6 +21,12 @@ class DeviceAdmin(admin.ModelAdmin):
 
     def has_change_permission(self, request: HttpRequest, obj: Device | None = None) -> bool:
         return False
+
+    def delete_model(self, request: HttpRequest, obj: Device) -> None:
+        self.delete_queryset(request, Device.objects.filter(id=obj.id))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> None:
+        ledger.delete_devices(queryset)
 
     @admin.display(description="token")
     def masked_token(self, device: Device) -> str:

@@ -176,16 +176,37 @@ def test_tasks_that_rabbitmq_has_given_up_are_put_back(
 
 
 # --- the admin -------------------------------------------------------------------------------------------------------
-def test_the_admin_shows_the_ledger_and_nobody_edits_it(ada: User, phone: Device) -> None:
-    record = settled(planned(phone), Result(Outcome.REJECTED, error="INVALID_ARGUMENT"))
+@pytest.fixture
+def operator() -> Browser:
     User.objects.create_superuser("root", "correct horse battery")
     browser = Browser()
     assert browser.login(username="root", password="correct horse battery")
+    return browser
 
-    listed = browser.get("/admin/push/pushrecord/", {"state": "dead", "q": "ada"})
+
+def test_the_admin_shows_the_ledger_and_nobody_edits_it(phone: Device, operator: Browser) -> None:
+    record = settled(planned(phone), Result(Outcome.REJECTED, error="INVALID_ARGUMENT"))
+
+    listed = operator.get("/admin/push/pushrecord/", {"state": "dead", "q": "ada"})
     assert "INVALID_ARGUMENT" in listed.content.decode()
-    shown = browser.get(f"/admin/push/pushrecord/{record.id}/change/")
+    shown = operator.get(f"/admin/push/pushrecord/{record.id}/change/")
     assert shown.status_code == 200
     assert phone.token not in shown.content.decode()
-    assert browser.post(f"/admin/push/pushrecord/{record.id}/delete/", {"post": "yes"}).status_code == 403
-    assert browser.get("/admin/push/notificationsettings/").status_code == 200
+    assert operator.post(f"/admin/push/pushrecord/{record.id}/delete/", {"post": "yes"}).status_code == 403
+    assert operator.get("/admin/push/notificationsettings/").status_code == 200
+
+
+@pytest.mark.parametrize("selected", [True, False])
+def test_an_operator_removes_devices_as_everybody_does(
+    phone: Device, operator: Browser, monkeypatch: pytest.MonkeyPatch, selected: bool
+) -> None:
+    """Locked in the order of those who push to them."""
+    removed, delete = [], ledger.delete_devices
+    monkeypatch.setattr(ledger, "delete_devices", lambda devices: (removed.extend(devices), delete(devices)))
+    if selected:
+        asked = {"action": "delete_selected", "_selected_action": [str(phone.id)], "post": "yes"}
+        operator.post("/admin/push/device/", asked)
+    else:
+        operator.post(f"/admin/push/device/{phone.id}/delete/", {"post": "yes"})
+    assert removed == [phone]
+    assert not Device.objects.exists()
