@@ -34,17 +34,15 @@ from apps.push.notification import Push
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-READ_WITHIN_S = 6  # a read of the history, its own deadlines apart; three in a row fit into ledger.MAY_COMPOSE
+READ_WITHIN_S = 6  # a read of the history, whatever its own deadlines are; three in a row fit into ledger.MAY_COMPOSE
 
 Place = tuple[UUID, int]  # of a message: conversation and seq
 Newest = Mapping[UUID, Message]  # the last message of each conversation
+Composed = tuple[list[tuple[Attempt, Push]], list[Settlement]]
 
 
 class NotNeeded(Exception):
     """What a push would tell of has been read, muted or left meanwhile; the text says which."""
-
-
-Composed = tuple[list[tuple[Attempt, Push]], list[Settlement]]
 
 
 def compose(attempts: Collection[Attempt]) -> Composed:
@@ -58,6 +56,10 @@ def compose(attempts: Collection[Attempt]) -> Composed:
         facts = _facts(attempts)
     except Error:
         raise
+    except TimeoutError as error:  # all that is asked has a deadline of its own: this worker is overloaded
+        logger.warning("pushes could not be composed in time: %r", error, extra={"pushes": len(attempts)})
+        now = timezone.now()
+        return [], [ledger.released(attempt, "what it says was not known in time", now) for attempt in attempts]
     except Exception as error:  # noqa: BLE001  (the outermost loop of a push: a bug is this one's alone)
         if len(attempts) > 1:
             logger.warning("pushes are composed one by one: %r", error, extra={"pushes": len(attempts)})

@@ -33,9 +33,7 @@ MAY_WAIT = timedelta(seconds=10)  # and then until it is handed to its provider
 UNDER_WAY = MAY_COMPOSE + MAY_WAIT + timedelta(seconds=15)  # and as long as a provider takes at most
 CLAIM = timedelta(minutes=1)  # longer than that
 PAUSE = timedelta(seconds=10)  # before one that could not be tried is tried again
-BROKEN_PAUSE = timedelta(
-    minutes=5
-)  # before one that a bug of ours kept from being tried is: each time is a trace in the log
+BROKEN_PAUSE = timedelta(minutes=5)  # before one that a bug keeps from being tried is: each time is a trace in the log
 CHANGED_AT_ONCE = PURGED_AT_ONCE = 5_000
 WORDS_CHARS = 200  # as much as a row takes of an error or of a provider's name for a push
 

@@ -610,6 +610,23 @@ async def test_a_history_that_does_not_answer_is_one_that_is_away(
     assert (await state_of(bob), provider.sent) == ("waiting", [])
 
 
+async def test_a_worker_too_busy_to_read_gives_its_pushes_back(
+    ada: Client, bob: Client, eve: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await device_of(bob)
+    await device_of(eve)
+
+    async def time_out(*_: Any) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(composing, "_history", time_out)
+    await notify_of(await say(ada, await group(ada)))
+
+    for record in await records():
+        assert (record.state, record.error) == ("waiting", "what it says was not known in time")
+        assert record.due_at < timezone.now() + timedelta(seconds=30)
+
+
 async def test_one_whose_message_can_not_be_read_at_all_holds_up_no_other(
     ada: Client, bob: Client, eve: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
