@@ -3,12 +3,11 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import wraps
+from functools import partial, wraps
 from typing import ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
-from channels.db import database_sync_to_async
-from django.db import OperationalError
+from django.db import OperationalError, connection
 
 from apps.presence import metrics
 
@@ -32,9 +31,21 @@ async def in_db(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
         raise OperationalError(f"{MAX_ASKING} questions are waiting for the database")
     _asking += 1
     try:
-        return await database_sync_to_async(function, thread_sensitive=False, executor=_SQL_THREADS)(*args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(_SQL_THREADS, partial(_ask, function, *args, **kwargs))
     finally:
         _asking -= 1
+
+
+def _ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """
+    PostgreSQL's connection goes back to its pool afterwards. SQLite's stays with the thread, as to open one costs more
+    than what is asked; not after an error, as it may be broken.
+    """
+    try:
+        return function(*args, **kwargs)
+    finally:
+        if connection.vendor != "sqlite" or connection.errors_occurred:
+            connection.close_if_unusable_or_obsolete()
 
 
 def per_loop(factory: Callable[[], T]) -> Callable[[], T]:

@@ -1,8 +1,9 @@
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 
 from apps.accounts import aio
 
@@ -20,3 +21,20 @@ async def test_so_many_may_wait_for_the_database_and_no_more(monkeypatch: pytest
     answer.set()
     assert await asyncio.gather(*asking) == [True] * 3
     assert await aio.in_db(answer.is_set)
+
+
+@pytest.mark.django_db
+async def test_a_thread_keeps_its_connection_to_sqlite_until_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aio, "_SQL_THREADS", ThreadPoolExecutor(1))
+
+    def ask(question: str) -> object:
+        with connection.cursor() as cursor:
+            cursor.execute(question)
+        return connection.connection
+
+    kept = await aio.in_db(ask, "SELECT 1")
+    assert await aio.in_db(ask, "SELECT 1") is kept
+
+    with pytest.raises(OperationalError):
+        await aio.in_db(ask, "SELECT nothing FROM nowhere")
+    assert await aio.in_db(ask, "SELECT 1") is not kept

@@ -271,8 +271,8 @@ def _install_stores() -> None:
 
 
 def _run_in_executor(self: Process, executor: Any, function: Any, *args: Any) -> Any:
-    assert executor is outbox._PUBLISHERS, "only publishing is simulated"
-    return _current.broker.ask(lambda: function(*args))
+    service = {outbox._PUBLISHERS: _current.broker, aio._SQL_THREADS: _current.sql}[executor]
+    return service.ask(lambda: function(*args))
 
 
 def _hand_over(task: str, notices: list[Any]) -> None:
@@ -280,9 +280,6 @@ def _hand_over(task: str, notices: list[Any]) -> None:
 
 
 def _install_sql() -> None:
-    aio.database_sync_to_async = lambda function, **_: (
-        lambda *args, **kwargs: _current.sql.ask(lambda: function(*args, **kwargs))
-    )
     memberships._load = _load
     memberships._people = lambda ids: {each.id: each for each in _current.people.values() if each.id in ids}
     reads._starts = _starts
