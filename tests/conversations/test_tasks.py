@@ -95,14 +95,20 @@ async def make_due() -> None:
 # --- how many --------------------------------------------------------------------------------------------------------
 def _plan_100_000(user: User, device: Device) -> None:
     now = timezone.now()
-    for _ in range(20):
-        PushRecord.objects.bulk_create(
-            PushRecord(
-                kind="message", user=user, device=device, platform="fcm", conversation_id=uuid4(),
-                first_seq=1, seq=1, due_at=now, expires_at=now + timedelta(hours=1),
-            )
-            for _ in range(5_000)
-        )  # fmt: skip
+    one = PushRecord.objects.create(
+        kind="message", user=user, device=device, platform="fcm", conversation_id=uuid4(),
+        first_seq=1, seq=1, due_at=now, expires_at=now + timedelta(hours=1),
+    )  # fmt: skip
+    own = {"id", "conversation_id"}
+    columns = [field.column for field in PushRecord._meta.concrete_fields if field.column not in own]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)"
+            f" INSERT INTO push_pushrecord (id, conversation_id, {', '.join(columns)})"
+            f" SELECT lower(hex(randomblob(16))), lower(hex(randomblob(16))), {', '.join(columns)}"
+            " FROM push_pushrecord, n WHERE id = %s",
+            [one.id.hex],
+        )
 
 
 async def test_a_hundred_thousand_pushes_wait_in_the_table_and_not_in_memory(
