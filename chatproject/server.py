@@ -44,6 +44,7 @@ from chatproject import frames, lifecycle
 
 logger = logging.getLogger(__name__)
 
+BACKLOG = 4_096  # connections that the system keeps until they are accepted; it has a bound of its own
 MAX_UNREAD = 64  # frames that the application has not got to
 LOOK_AGAIN_S = 0.02
 DRAIN_BATCH = 200
@@ -269,8 +270,10 @@ def main() -> None:
     options = arguments.parse_args()
     if (options.port is None) == (options.fd is None):
         arguments.error("give either --port or --fd")
-    endpoints = build_endpoint_description_strings(
-        host=options.host if options.port is not None else None, port=options.port, file_descriptor=options.fd
+    endpoints = (
+        build_endpoint_description_strings(file_descriptor=options.fd)
+        if options.port is None
+        else [f"{tcp}:backlog={BACKLOG}" for tcp in build_endpoint_description_strings(options.host, options.port)]
     )
     ChatServer(
         application,

@@ -31,6 +31,7 @@ from chatproject import processes
 BASE_DIR = Path(__file__).resolve().parent.parent
 READY_DEADLINE_S = 60
 STOP_GRACE_S = 15
+BACKLOG = 4_096  # connections that the system keeps until a node accepts them; it has a bound of its own
 MAX_BACKOFF_S = 10.0
 HEALTHY_AFTER_S = 30
 MAX_LOG_BYTES = 10_000_000
@@ -265,7 +266,7 @@ def _node_command(options: Options) -> tuple[list[str], list[socket.socket]]:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.bind((options.host, options.port))
-    listener.listen(1024)
+    listener.listen(BACKLOG)
     descriptor = str(listener.fileno())
     if options.server == "daphne":
         return [sys.executable, "-m", "chatproject.server", "--fd", descriptor], [listener]

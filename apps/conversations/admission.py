@@ -7,8 +7,8 @@ What it is about to be asked for is answered with 503 before the upgrade, or bef
 import asyncio
 import random
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NamedTuple
 
 from django.conf import settings
@@ -20,7 +20,8 @@ from apps.conversations.errors import RateLimited
 from apps.conversations.history.pressure import Pressure
 from apps.presence import metrics
 
-MAX_HANDSHAKES = 2_000  # under way at once: some seconds' work, and less than what the server waits for
+MAX_HANDSHAKES = 4_000  # waiting: some seconds' work, and less than what the server waits for
+HANDSHAKES_AT_ONCE = 64  # of these: enough to share round trips, too few to hold up those who are in
 MAX_REQUESTS = 200  # the same for HTTP, where each has a thread
 MAX_LAG_S = 1.0
 LOOK_EVERY_S = 0.1
@@ -40,6 +41,7 @@ class Door:
         self.requests = 0
         self.sends = Pressure()  # from when a message was read to its answer
         self.lag_s = 0.0
+        self._turn = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
 
     def refusal(self, *, draining: bool) -> Refusal | None:
         """Why one more WebSocket cannot come in just now, if so."""
@@ -54,11 +56,13 @@ class Door:
             return None
         return Refusal(503, 1012 if reason == "draining" else 1013, reason, random.randint(2, 6))
 
-    @contextmanager
-    def handshake(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def handshake(self) -> AsyncIterator[None]:
+        """A crowd that comes back at once is let in one after the other, in the order it came."""
         self.handshakes += 1
         try:
-            yield
+            async with self._turn:
+                yield
         finally:
             self.handshakes -= 1
 

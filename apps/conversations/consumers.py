@@ -119,7 +119,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
     async def _connect(self) -> None:
         refusal = await admission.refusal(self.scope, draining=self._node.draining)
         if refusal is None:
-            with admission.door().handshake():
+            async with admission.door().handshake():
                 await self._identify()
         else:
             metrics.refused.labels(refusal.reason).inc()

@@ -1,6 +1,8 @@
 """Who is not let in just now is told so before the upgrade, and when to come back."""
 
+import asyncio
 import json
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ from asgiref.testing import ApplicationCommunicator
 from channels.testing import WebsocketCommunicator
 
 from apps.conversations import admission
-from apps.conversations.admission import MAX_HANDSHAKES, MAX_LAG_S, MAX_REQUESTS, Door
+from apps.conversations.admission import HANDSHAKES_AT_ONCE, MAX_HANDSHAKES, MAX_LAG_S, MAX_REQUESTS, Door
 from apps.presence import node
 from chatproject.asgi import application
 from tests.conversations.test_consumers import connect
@@ -46,6 +48,20 @@ async def knock(person: Client, *, can_refuse: bool = True, address: str = "192.
     await communicator.send_input({"type": "websocket.disconnect", "code": 1000})
     await communicator.wait()
     return events
+
+
+async def test_a_crowd_is_let_in_one_after_the_other(ada: Client) -> None:
+    door = admission.door()
+    async with AsyncExitStack() as others:
+        for _ in range(HANDSHAKES_AT_ONCE):
+            await others.enter_async_context(door.handshake())
+        late = asyncio.create_task(knock(ada))
+        answered, _ = await asyncio.wait([late], timeout=0.3)
+        assert not answered
+        assert door.handshakes == HANDSHAKES_AT_ONCE + 1
+
+    assert (await late)[0]["type"] == "websocket.accept"
+    assert door.handshakes == 0
 
 
 async def test_a_full_node_says_503_before_the_upgrade_until_somebody_leaves(ada: Client, settings: Any) -> None:

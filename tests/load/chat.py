@@ -15,7 +15,7 @@ import msgspec
 
 from tests.load.rest import RestClient
 from tests.load.tally import Tally
-from tests.load.websocket import Socket, open_socket
+from tests.load.websocket import Refused, Socket, open_socket
 
 GAP_S = 0.3
 HEARTBEAT_S = 30
@@ -154,7 +154,9 @@ class ChatClient:
         self._hello = self._loop.create_future()
         headers = {"Authorization": f"Bearer {self._token}"}
         self._socket = await open_socket("127.0.0.1", self._port, PATH, headers, self._heard)
-        await asyncio.wait_for(self._hello, 30)
+        await asyncio.wait([self._hello, self._socket.closed], timeout=30, return_when=asyncio.FIRST_COMPLETED)
+        if not self._hello.done():
+            raise Refused(f"no hello: closed with {self._socket.close_code}")
         self._heartbeat = self._loop.call_later(random.uniform(1, HEARTBEAT_S), self._beat)
 
     def close(self) -> None:
