@@ -222,7 +222,9 @@ def redis_is_emptied(scenario: Scenario) -> None:
 
 def redis_goes_back(scenario: Scenario) -> None:
     """A replica takes over that had not heard of the last moments, and everybody has to connect again."""
-    scenario.after(0.1, 2.5, redis_went_back, scenario, scenario.world.redis.snapshot())
+    most_s = scenario.random.choice((0.9, 2.5))  # a replica in order lags by less than the time between two leases
+    scenario.after(0.1, most_s, redis_went_back, scenario, scenario.world.redis.snapshot())
+    somebody_gets_in(scenario)
 
 
 def redis_went_back(scenario: Scenario, snapshot: Any) -> None:
@@ -230,6 +232,13 @@ def redis_went_back(scenario: Scenario, snapshot: Any) -> None:
     scenario.world.redis.restore(snapshot)
     scenario.world.redis.forget_scripts()
     cut_all_subscriptions(scenario)
+
+
+def somebody_gets_in(scenario: Scenario) -> None:
+    """Just then, mostly; and somebody else speaks when all seems to be over."""
+    came = some_app_restarts(scenario, 0, 0.3) if scenario.random.random() < 0.8 else None
+    others = [each for each in scenario.devices if each is not came]
+    scenario.after(3, 4, scenario.say, scenario.random.choice(others), "is it over?")
 
 
 def cut_all_subscriptions(scenario: Scenario) -> None:
@@ -241,7 +250,8 @@ def redis_is_away(scenario: Scenario) -> None:
     scenario.note("Redis is away")
     scenario.world.redis_service.is_away = True
     cut_all_subscriptions(scenario)
-    scenario.after(0.2, 4, is_back, scenario, scenario.world.redis_service)
+    scenario.after(0.2, scenario.random.choice((0.9, 4)), is_back, scenario, scenario.world.redis_service)
+    somebody_gets_in(scenario)
 
 
 def store_is_away(scenario: Scenario) -> None:
@@ -296,12 +306,18 @@ def hears_again(scenario: Scenario, node: Node) -> None:
 
 
 def app_is_closed(scenario: Scenario) -> None:
-    """And opened again, with nothing but its outbox."""
+    some_app_restarts(scenario, 0.1, 3)
+
+
+def some_app_restarts(scenario: Scenario, least_s: float, most_s: float) -> Device | None:
+    """It is opened again with nothing but its outbox."""
     client = scenario.some_client()
-    if client is not None:
-        scenario.note(f"{client.view} is closed")
-        client.process.kill()
-        scenario.after(0.1, 3, scenario.open_app, client.device)
+    if client is None:
+        return None
+    scenario.note(f"{client.view} is closed")
+    client.process.kill()
+    scenario.after(least_s, most_s, scenario.open_app, client.device)
+    return client.device
 
 
 def network_of_a_client_breaks(scenario: Scenario) -> None:
