@@ -79,11 +79,15 @@ class Exchange:
             self._on_loss("silence")
 
     async def _beat_to(self, channels: Collection[str]) -> None:
-        for channel in channels:
-            number = self._counters.next_beat(channel)
-            beat = {"type": "beat", "origin": self.channel, "number": number}
-            if not await self._layer.send(channel, beat) and channel != self.channel:
+        """At once: one after the other, beats to many nodes take longer than the silence that counts as a loss."""
+        sent = {channel: self._send_beat(channel) for channel in channels}
+        for channel, receivers in sent.items():
+            if not await receivers and channel != self.channel:
                 self._counters.forget(channel)
+
+    def _send_beat(self, channel: str) -> "asyncio.Future[int]":
+        beat = {"type": "beat", "origin": self.channel, "number": self._counters.next_beat(channel)}
+        return self._layer.publish(channel, beat)
 
     def forget(self, channel: str) -> None:
         """That node is dead, and its name will not come back: a boot id is part of it."""

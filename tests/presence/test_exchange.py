@@ -74,3 +74,38 @@ async def test_so_many_absent_members_are_dealt_with_at_once_and_then_the_bus_wa
     assert not third.done()
     may_end.set()
     await third
+
+
+class SlowLayer:
+    """A bus that answers nothing until it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, asyncio.Future[int]] = {}
+
+    def publish(self, channel: str, message: dict[str, Any]) -> "asyncio.Future[int]":
+        self.asked[channel] = asyncio.get_running_loop().create_future()
+        return self.asked[channel]
+
+    async def send(self, channel: str, message: dict[str, Any]) -> int:
+        return await self.publish(channel, message)
+
+    def pipe(self) -> Any:
+        return self
+
+    waiting = 0
+
+
+async def test_beats_to_many_nodes_go_out_at_once_and_not_one_after_the_other() -> None:
+    layer = SlowLayer()
+    exchange = Exchange("here", cast(Any, layer), lambda reason: None)
+    for number in range(3):
+        exchange.send(f"there-{number}", {"type": "noise"})
+    layer.asked.clear()
+    beating = asyncio.create_task(exchange.beat())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    assert set(layer.asked) == {"here", "there-0", "there-1", "there-2"}
+    for answer in layer.asked.values():
+        answer.set_result(1)
+    await beating
