@@ -282,7 +282,7 @@ def _hand_over(task: str, notices: list[Any]) -> None:
 def _install_sql() -> None:
     memberships._load = _load
     memberships._people = lambda ids: {each.id: each for each in _current.people.values() if each.id in ids}
-    reads._starts = _starts
+    reads._stored_starts = _stored_starts
     reads.conversation_for = _conversation_for
     services._leave = _leave
     consumers.identify = lambda scope: Identity(scope["user"], f"t-{scope['user'].id.hex}", is_staff=False)
@@ -302,14 +302,9 @@ def _load(conversation_id: UUID, user_id: UUID | None) -> Members | None:
     return None
 
 
-async def _starts(actor: Person, conversation_ids: list[UUID]) -> dict[UUID, int]:
-    """Always from the database, as where nobody has said anything for a while."""
-
-    def rows() -> dict[UUID, int]:
-        found = {each: _current.members[each].present.get(actor.id) for each in conversation_ids}
-        return {each: member.start_seq for each, member in found.items() if member is not None}
-
-    return await memberships.in_db(rows)
+def _stored_starts(user_id: UUID, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
+    found = {each: _current.members[each].present.get(user_id) for each in conversation_ids}
+    return {each: member.start_seq for each, member in found.items() if member is not None}
 
 
 async def _conversation_for(members: Members, user_ids: Collection[UUID]) -> dict[UUID, ConversationOut]:
