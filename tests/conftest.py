@@ -8,6 +8,7 @@ nothing else is. A service that can't be had skips its tests, with the reason; u
 
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -65,6 +66,15 @@ class Stack:
 
 
 STACK = pytest.StashKey[Stack]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The hundreds of processes of a run need not each compile all packages, where nothing may be kept beside them."""
+    if sys.dont_write_bytecode:
+        bytecode = tempfile.TemporaryDirectory(prefix="chat-bytecode-", ignore_cleanup_errors=True)
+        config.add_cleanup(bytecode.cleanup)
+        os.environ["PYTHONPYCACHEPREFIX"] = bytecode.name
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def _told_to_stop(*_: object) -> None:
