@@ -199,6 +199,17 @@ async def test_a_repeat_in_the_middle_of_a_group_takes_no_number(store: HistoryS
     assert len(await store.after(conversation_id, 0, 100)) == head + 3
 
 
+async def test_a_repeat_behind_what_fills_a_bucket_takes_no_number(store: HistoryStore, conversation_id: UUID) -> None:
+    said = drafts(conversation_id, BUCKET_SIZE - 1)
+    await store.append(said, members_version=0)
+    (new,) = drafts(conversation_id, 1)
+
+    answers = await store.append([new, again(said[2], after_seq=0)], members_version=0)
+
+    assert seqs(answers) == [BUCKET_SIZE, 3]
+    assert len(await store.after(conversation_id, 0, 100)) == BUCKET_SIZE
+
+
 async def test_the_same_message_twice_in_a_group_is_one(store: HistoryStore, conversation_id: UUID) -> None:
     one, two = drafts(conversation_id, 2)
     assert seqs(await store.append([one, one, two], members_version=0)) == [1, 1, 2]

@@ -195,12 +195,17 @@ class CassandraHistory:
     ) -> dict[UUID, Message]:
         """The whole algorithm; see the top of this file."""
         head = await self._likely_head(conversation_id, members_version)
-        found = stored = await self._find_earlier(conversation_id, waiting, head.seq)
+        stored: dict[UUID, Message] = {}
+        searched = -1  # those before this bucket
         pauses = _pauses(longest_s=0.08)  # one batch takes some 10 ms: enough to let the others pass
-        while waiting := {each: draft for each, draft in waiting.items() if each not in found}:
+        while waiting := {each: draft for each, draft in waiting.items() if each not in stored}:
+            bucket = head.seq // self._bucket_size
+            if bucket != searched:
+                stored |= await self._find_earlier(conversation_id, waiting, head.seq)
+                searched = bucket
+                continue
             if head.version > members_version:
                 raise MembersChanged(head.version)
-            bucket = head.seq // self._bucket_size
             group = self._group(waiting, head.seq)
             now = _now()
             decision = await self._decide(conversation_id, bucket, head, group, members_version, now)
@@ -284,7 +289,7 @@ class CassandraHistory:
         self, conversation_id: UUID, drafts: Mapping[UUID, Draft], head: int
     ) -> dict[UUID, Message]:
         """
-        Those stored by another try, in an older bucket. (In this one and in later ones the batch finds them.)
+        Those stored by another try, in an older bucket than the head's. (In that one the batch finds them.)
 
         A first try may have been held up so long that a second one, on another node, was stored before it.
         """
