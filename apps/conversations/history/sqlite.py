@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 MAX_COMMIT = 256  # requests in one transaction
 DEADLINE_S = 5.0  # how long to wait for other processes' commits
+LOOK_AGAIN_S = 0.0005  # whether they are done
 READERS = 2
 PART_SIZE = 10_000  # messages that an audit looks at together
 
@@ -198,10 +199,13 @@ class SqliteHistory:
     # --- writing -----------------------------------------------------------------------------------------------------
     def _write_forever(self) -> None:
         connection: sqlite3.Connection | None = None
-        while (batch := self._next_batch()) is not None:
+        while (first := self._requests.get()) is not None:
+            batch = [first]
             outcomes: Sequence[_Outcome]
             try:
                 connection = connection or self._connect()
+                _begin(connection, self._deadline_s)
+                batch += self._queued()
                 outcomes = _commit(connection, batch)
             except sqlite3.Error as error:
                 outcomes = [_unavailable(error)] * len(batch)
@@ -214,23 +218,39 @@ class SqliteHistory:
         if connection is not None:
             connection.close()
 
-    def _next_batch(self) -> list[_Request] | None:
-        """What has queued up; waits for the first one. None: the end."""
-        batch: list[_Request] = []
-        while len(batch) < MAX_COMMIT and not (batch and self._requests.empty()):
+    def _queued(self) -> list[_Request]:
+        """What has queued up by now."""
+        queued: list[_Request] = []
+        while len(queued) < MAX_COMMIT and not self._requests.empty():
             request = self._requests.get()
-            if request is None:
-                if batch:
-                    self._requests.put(None)
-                    return batch
-                return None
-            batch.append(request)
-        return batch
+            if request is None:  # the end, after these
+                self._requests.put(None)
+                break
+            queued.append(request)
+        return queued
+
+
+def _begin(connection: sqlite3.Connection, deadline_s: float) -> None:
+    """
+    As soon as no other process writes. Raises sqlite3.OperationalError.
+
+    SQLite's own way of waiting is to sleep, for up to 100 ms at a time, while others come and write.
+    """
+    deadline = time.monotonic() + deadline_s
+    connection.execute("PRAGMA busy_timeout = 0")  # a question of microseconds
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(LOOK_AGAIN_S)
+        else:
+            return
 
 
 def _commit(connection: sqlite3.Connection, requests: Iterable[_Request]) -> list[_Outcome]:
-    """All of them in one transaction, or none."""
-    connection.execute("BEGIN IMMEDIATE")
+    """All of them in the transaction that has begun, or none."""
     try:
         now_ms = time.time_ns() // 1_000_000
         outcomes = [_append_all(connection, request, now_ms) for request in requests]
