@@ -4,11 +4,13 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
 from apps.conversations.errors import Unavailable
+from apps.conversations.history import sqlite
 from apps.conversations.history.sqlite import SqliteHistory
 from apps.conversations.messages import Draft
 
@@ -87,3 +89,55 @@ async def test_a_file_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> No
     await store.start()
     assert len(await store.append([draft()], members_version=0)) == 1
     await store.close()
+
+
+class Counting(SqliteHistory):
+    """How many instructions SQLite has carried out for it."""
+
+    instructions = 0
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = super()._connect()
+        connection.set_progress_handler(self._count, 10)
+        return connection
+
+    def _count(self) -> int:
+        self.instructions += 10
+        return 0
+
+
+async def test_a_message_costs_as_much_in_a_long_conversation_as_in_a_short_one(tmp_path: Path) -> None:
+    store = Counting(tmp_path / "history.sqlite3")
+    await store.start()
+    here, costs = uuid4(), []
+    for length in (10, 3_000):
+        await store.append([draft(conversation_id=here) for _ in range(length)], members_version=0)
+        before = store.instructions
+        await store.append([draft(conversation_id=here)], members_version=0)
+        costs.append(store.instructions - before)
+    await store.close()
+
+    assert 0 < costs[1] < 2 * costs[0]
+
+
+async def test_what_queues_up_while_another_process_writes_is_committed_together(
+    store: OnSmallDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.append([draft()], members_version=0)
+    commit, sizes = sqlite._commit, []
+
+    def counted(connection: sqlite3.Connection, requests: Any) -> Any:
+        sizes.append(len(requests))
+        return commit(connection, requests)
+
+    monkeypatch.setattr(sqlite, "_commit", counted)
+    other = sqlite3.connect(tmp_path / "history.sqlite3", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    waiting = [asyncio.create_task(store.append([draft()], members_version=0)) for _ in range(3)]
+    answered, _ = await asyncio.wait(waiting, timeout=0.1)
+    assert not answered
+
+    other.execute("COMMIT")
+    other.close()
+    await asyncio.gather(*waiting)
+    assert sizes == [3]

@@ -49,13 +49,11 @@ _COLUMNS = "conversation_id, seq, sender_id, client_msg_id, kind, content, sent_
 _APPEND = """
 INSERT INTO message_log
     (conversation_id, seq, message_id, sender_id, client_msg_id, kind, content, sent_at, members_version)
-SELECT ?1, newest.seq + 1, ?2, ?3, ?4, ?5, ?6, ?7, ?8
-FROM (
-    -- the second column is that of the row with the highest seq, as SQLite defines it for max()
-    SELECT coalesce(max(seq), 0) AS seq, coalesce(members_version, 0) AS members_version
-    FROM message_log WHERE conversation_id = ?1
-) AS newest
-WHERE newest.members_version <= ?8
+SELECT ?1, coalesce(newest.seq, 0) + 1, ?2, ?3, ?4, ?5, ?6, ?7, ?8
+FROM (SELECT 1) LEFT JOIN (
+    SELECT seq, members_version FROM message_log WHERE conversation_id = ?1 ORDER BY seq DESC LIMIT 1
+) AS newest ON TRUE
+WHERE coalesce(newest.members_version, 0) <= ?8
 ON CONFLICT (message_id) DO NOTHING
 RETURNING seq
 """
