@@ -36,6 +36,7 @@ MOST_SOCKETS = 2_000
 MOST_CURSORS = 1_000  # in one `sync`
 WEEK = 2_000  # messages that someone missed who was away for one
 CHANGES = 10
+AT_ONCE = 20
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -113,9 +114,12 @@ async def conversations(target: Chat, size: int) -> dict[str, float]:
 
 
 async def messages(target: Chat, size: int) -> dict[str, float]:
-    """In one conversation: the last ones, some in the middle, and what a week has brought."""
+    """In one conversation: the last ones, some in the middle, what a week has brought, and one more."""
     crowd = await target.gather(2)
     (pair,) = crowd.pairs
+    speaker = crowd.clients[0]
+    speaker.cursors.clear()  # it only speaks
+    await crowds.connect([speaker])
     person = crowd.clients[0].twin(crowd.tally)
     await crowds.connect([person])
     target.python("-m", "tests.load.long_history", pair.id, person.user_id, str(size))
@@ -134,8 +138,9 @@ async def messages(target: Chat, size: int) -> dict[str, float]:
     costs |= await _cost_of(target, "newest by REST", partial(rest.get, page))
     costs |= await _cost_of(target, "middle by REST", partial(rest.get, f"{page}&before_seq={size // 2}"))
     costs |= await _cost_of(target, "week", after_a_week, calls=CHANGES)
+    costs |= await _cost_of(target, f"{AT_ONCE} sent at once", partial(pace.fill, crowd, pair, AT_ONCE))
     rest.close()
-    crowds.close([person])
+    crowds.close([person, speaker])
     return costs
 
 
@@ -189,8 +194,8 @@ Curve = Callable[[Chat, int], Coroutine[Any, Any, dict[str, float]]]
 CURVES: dict[str, tuple[Curve, Sequence[int]]] = {
     "members": (members, (2, 10, 100, 1_000)),
     "absent": (absent, (100, 1_000, 10_000)),
-    "conversations": (conversations, (10, 100, 1_000)),
-    "messages": (messages, (100, 10_000, 1_000_000)),
+    "conversations": (conversations, (10, 100, 1_000, 10_000)),
+    "messages": (messages, (100, 10_000, 1_000_000, 10_000_000)),
     "watchers": (watchers, (1, 10, 100, 1_000)),
     "nodes": (nodes, (1, 2, 4, 8, 16)),
 }
@@ -233,7 +238,7 @@ def main() -> int:
     try:
         stacks = chosen("STACKS", "embedded", ["embedded", "full"])
         names = chosen("CURVES", ",".join(CURVES), list(CURVES))
-        largest = int(chosen("LARGEST", "1000000")[0])
+        largest = int(chosen("LARGEST", "10000000")[0])
     except (Refused, ValueError) as refusal:
         print(f"curves: {refusal}", file=sys.stderr)
         return 2

@@ -18,7 +18,7 @@ from apps.conversations.history import store_from_settings  # noqa: E402  (needs
 from apps.conversations.messages import Draft  # noqa: E402
 from apps.conversations.models import Conversation  # noqa: E402
 
-AT_ONCE = 50
+AT_ONCE = 1_000
 
 
 async def write(conversation_id: UUID, sender_id: UUID, number: int, members_version: int) -> None:
