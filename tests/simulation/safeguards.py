@@ -209,7 +209,7 @@ SAFEGUARDS = [
     Safeguard(resync_on_silence, 47),
     Safeguard(counted_leases, 33),
     Safeguard(doubt_after_interruption, 37),
-    Safeguard(arrival_before_hello, 137),
+    Safeguard(arrival_before_hello, 5000),
     Safeguard(holding_what_is_ahead, 2),
     Safeguard(dropping_what_is_known, 0),
     Safeguard(sync_after_hello, 0),
