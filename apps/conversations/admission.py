@@ -58,7 +58,7 @@ class Door:
 
     @asynccontextmanager
     async def handshake(self) -> AsyncIterator[None]:
-        """A crowd that comes back at once is let in one after the other, in the order it came."""
+        """To be identified in: a crowd that comes back at once is let in one after the other, in the order it came."""
         self.handshakes += 1
         try:
             async with self._turn:

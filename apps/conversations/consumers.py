@@ -119,8 +119,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
     async def _connect(self) -> None:
         refusal = await admission.refusal(self.scope, draining=self._node.draining)
         if refusal is None:
-            async with admission.door().handshake():
-                await self._identify()
+            await self._identify()
         else:
             metrics.refused.labels(refusal.reason).inc()
             await self._refuse_handshake(refusal)
@@ -136,7 +135,8 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     async def _identify(self) -> None:
         try:
-            identity = await in_db(identify, self.scope)
+            async with admission.door().handshake():
+                identity = await in_db(identify, self.scope)
         except DatabaseError as error:
             logger.warning("nobody can be identified, as the database is away: %s", error)
             await self._turn_away(1013)
