@@ -152,6 +152,7 @@ async def mixed(run: Run) -> Outcome:
     visitors = people // 50 or 1
     crowd: Crowd[ChatClient] = await run.target.gather(people + visitors, members)
     await crowds.connect(crowd.clients)
+    await asyncio.gather(*(client.catch_up() for client in crowd.clients))  # what the making of groups has said
     user_ids = [client.user_id for client in crowd.clients]
     for index, client in enumerate(crowd.clients[:people]):
         neighbours = user_ids[index + 1 : index + WATCHED]
