@@ -141,3 +141,19 @@ async def test_what_queues_up_while_another_process_writes_is_committed_together
     other.close()
     await asyncio.gather(*waiting)
     assert sizes == [3]
+
+
+async def test_all_who_wait_for_another_process_are_told_within_one_deadline(tmp_path: Path) -> None:
+    store = SqliteHistory(tmp_path / "history.sqlite3", deadline_s=0.3)
+    await store.start()
+    await store.append([draft()], members_version=0)
+    other = sqlite3.connect(tmp_path / "history.sqlite3", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    waiting = [asyncio.create_task(store.append([draft()], members_version=0)) for _ in range(20)]
+    answered, _ = await asyncio.wait(waiting, timeout=3)
+
+    assert len(answered) == 20
+    assert all(isinstance(each.exception(), Unavailable) for each in waiting)
+    other.close()
+    await store.close()

@@ -206,6 +206,7 @@ class SqliteHistory:
                 batch += self._queued()
                 outcomes = _commit(connection, batch)
             except sqlite3.Error as error:
+                batch += self._queued()  # each of these would wait as long, one after the other
                 outcomes = [_unavailable(error)] * len(batch)
                 if connection is not None:
                     connection.close()
@@ -219,7 +220,7 @@ class SqliteHistory:
     def _queued(self) -> list[_Request]:
         """What has queued up by now."""
         queued: list[_Request] = []
-        while len(queued) < MAX_COMMIT and not self._requests.empty():
+        while len(queued) < MAX_COMMIT - 1 and not self._requests.empty():
             request = self._requests.get()
             if request is None:  # the end, after these
                 self._requests.put(None)
@@ -235,12 +236,12 @@ def _begin(connection: sqlite3.Connection, deadline_s: float) -> None:
     SQLite's own way of waiting is to sleep, for up to 100 ms at a time, while others come and write.
     """
     deadline = time.monotonic() + deadline_s
-    connection.execute("PRAGMA busy_timeout = 0")  # a question of microseconds
+    connection.execute("PRAGMA busy_timeout = 0")  # the waiting is done here
     while True:
         try:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(LOOK_AGAIN_S)
         else:
