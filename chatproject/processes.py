@@ -8,6 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
+BACKLOG = 4_096  # connections that the system keeps until they are accepted; it has a bound of its own
+
 
 def named_in(pid_file: Path, home: Path) -> int | None:
     """

@@ -41,10 +41,10 @@ from zope.interface import implementer
 from apps.conversations.protocol import MAX_FRAME_BYTES, Reconnect, encode
 from apps.presence import node
 from chatproject import frames, lifecycle
+from chatproject.processes import BACKLOG
 
 logger = logging.getLogger(__name__)
 
-BACKLOG = 4_096  # connections that the system keeps until they are accepted; it has a bound of its own
 MAX_UNREAD = 64  # frames that the application has not got to
 LOOK_AGAIN_S = 0.02
 DRAIN_BATCH = 200

@@ -31,7 +31,6 @@ from chatproject import processes
 BASE_DIR = Path(__file__).resolve().parent.parent
 READY_DEADLINE_S = 60
 STOP_GRACE_S = 15
-BACKLOG = 4_096  # connections that the system keeps until a node accepts them; it has a bound of its own
 MAX_BACKOFF_S = 10.0
 HEALTHY_AFTER_S = 30
 MAX_LOG_BYTES = 10_000_000
@@ -266,11 +265,12 @@ def _node_command(options: Options) -> tuple[list[str], list[socket.socket]]:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.bind((options.host, options.port))
-    listener.listen(BACKLOG)
+    listener.listen(processes.BACKLOG)
     descriptor = str(listener.fileno())
     if options.server == "daphne":
         return [sys.executable, "-m", "chatproject.server", "--fd", descriptor], [listener]
     flags = ["--ws-max-size", "65536", "--ws-per-message-deflate", "false", "--log-level", "warning", "--no-access-log"]
+    flags += ["--backlog", str(processes.BACKLOG)]  # it listens again
     flags.append("--no-proxy-headers")  # TRUSTED_PROXIES says whose X-Forwarded-For to believe
     return [sys.executable, "-m", "uvicorn", "chatproject.asgi:application", "--fd", descriptor, *flags], [listener]
 

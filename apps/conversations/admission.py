@@ -20,8 +20,9 @@ from apps.conversations.errors import RateLimited
 from apps.conversations.history.pressure import Pressure
 from apps.presence import metrics
 
-MAX_HANDSHAKES = 4_000  # waiting: some seconds' work, and less than what the server waits for
+MAX_HANDSHAKES = 4_000  # under way: some seconds' work
 HANDSHAKES_AT_ONCE = 64  # of these: enough to share round trips, too few to hold up those who are in
+MAX_WAIT_S = 10  # for a turn; the server gives a handshake 20 s
 MAX_REQUESTS = 200  # the same for HTTP, where each has a thread
 MAX_LAG_S = 1.0
 LOOK_EVERY_S = 0.1
@@ -32,6 +33,10 @@ class Refusal(NamedTuple):
     close_code: int  # the same, for a server that can refuse only what it has accepted
     reason: str
     retry_after_s: int
+
+
+def later(reason: str) -> Refusal:
+    return Refusal(503, 1012 if reason == "draining" else 1013, reason, random.randint(2, 6))
 
 
 class Door:
@@ -47,22 +52,30 @@ class Door:
         """Why one more WebSocket cannot come in just now, if so."""
         reasons = {
             "draining": draining,
-            "full": self.sockets >= settings.CHAT_SOCKETS_PER_NODE,
             "handshakes": self.handshakes >= MAX_HANDSHAKES,
             "lag": self.lag_s > MAX_LAG_S,
+            "full": self.sockets + self.handshakes >= settings.CHAT_SOCKETS_PER_NODE,
         }
         reason = next((reason for reason, holds in reasons.items() if holds), None)
         if reason is None:
             return None
-        return Refusal(503, 1012 if reason == "draining" else 1013, reason, random.randint(2, 6))
+        return later(reason)
 
     @asynccontextmanager
     async def handshake(self) -> AsyncIterator[None]:
-        """To be identified in: a crowd that comes back at once is let in one after the other, in the order it came."""
+        """
+        To be identified in: of a crowd that comes back at once so many at a time, in the order they came.
+
+        Raises TimeoutError after too long a wait.
+        """
         self.handshakes += 1
         try:
-            async with self._turn:
+            async with asyncio.timeout(MAX_WAIT_S):
+                await self._turn.acquire()
+            try:
                 yield
+            finally:
+                self._turn.release()
         finally:
             self.handshakes -= 1
 

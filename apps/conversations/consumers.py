@@ -121,10 +121,10 @@ class ChatConsumer(AsyncWebsocketConsumer):
         if refusal is None:
             await self._identify()
         else:
-            metrics.refused.labels(refusal.reason).inc()
             await self._refuse_handshake(refusal)
 
     async def _refuse_handshake(self, refusal: Refusal) -> None:
+        metrics.refused.labels(refusal.reason).inc()
         if "websocket.http.response" in self._extensions:
             headers = [(b"retry-after", str(refusal.retry_after_s).encode())]
             start = {"type": "websocket.http.response.start", "status": refusal.status, "headers": headers}
@@ -137,6 +137,9 @@ class ChatConsumer(AsyncWebsocketConsumer):
         try:
             async with admission.door().handshake():
                 identity = await in_db(identify, self.scope)
+        except TimeoutError:
+            await self._refuse_handshake(admission.later("handshakes"))
+            return
         except DatabaseError as error:
             logger.warning("nobody can be identified, as the database is away: %s", error)
             await self._turn_away(1013)

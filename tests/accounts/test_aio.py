@@ -3,7 +3,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, connections
 
 from apps.accounts import aio
 
@@ -25,7 +25,8 @@ async def test_so_many_may_wait_for_the_database_and_no_more(monkeypatch: pytest
 
 @pytest.mark.django_db
 async def test_a_thread_keeps_its_connection_to_sqlite_until_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aio, "_SQL_THREADS", ThreadPoolExecutor(1))
+    thread = ThreadPoolExecutor(1)
+    monkeypatch.setattr(aio, "_SQL_THREADS", thread)
 
     def ask(question: str) -> object:
         with connection.cursor() as cursor:
@@ -38,3 +39,5 @@ async def test_a_thread_keeps_its_connection_to_sqlite_until_an_error(monkeypatc
     with pytest.raises(OperationalError):
         await aio.in_db(ask, "SELECT nothing FROM nowhere")
     assert await aio.in_db(ask, "SELECT 1") is not kept
+    await aio.in_db(connections.close_all)
+    thread.shutdown()

@@ -64,6 +64,16 @@ async def test_a_crowd_is_let_in_one_after_the_other(ada: Client) -> None:
     assert door.handshakes == 0
 
 
+async def test_who_waits_too_long_for_a_turn_is_told_to_come_again(
+    ada: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "MAX_WAIT_S", 0.05)
+    async with AsyncExitStack() as others:
+        for _ in range(HANDSHAKES_AT_ONCE):
+            await others.enter_async_context(admission.door().handshake())
+        assert (await knock(ada))[0]["status"] == 503
+
+
 async def test_a_full_node_says_503_before_the_upgrade_until_somebody_leaves(ada: Client, settings: Any) -> None:
     settings.CHAT_SOCKETS_PER_NODE = 1
     socket = await connect(ada)

@@ -156,7 +156,9 @@ class ChatClient:
         self._socket = await open_socket("127.0.0.1", self._port, PATH, headers, self._heard)
         await asyncio.wait([self._hello, self._socket.closed], timeout=30, return_when=asyncio.FIRST_COMPLETED)
         if not self._hello.done():
-            raise Refused(f"no hello: closed with {self._socket.close_code}")
+            was = f"closed with {self._socket.close_code}" if self._socket.closed.done() else "no answer"
+            self._socket.hang_up()
+            raise Refused(f"no hello: {was}")
         self._heartbeat = self._loop.call_later(random.uniform(1, HEARTBEAT_S), self._beat)
 
     def close(self) -> None:
