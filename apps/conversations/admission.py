@@ -57,9 +57,7 @@ class Door:
             "full": self.sockets + self.handshakes >= settings.CHAT_SOCKETS_PER_NODE,
         }
         reason = next((reason for reason, holds in reasons.items() if holds), None)
-        if reason is None:
-            return None
-        return later(reason)
+        return None if reason is None else later(reason)
 
     @asynccontextmanager
     async def handshake(self) -> AsyncIterator[None]:
