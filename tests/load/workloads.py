@@ -42,7 +42,7 @@ class Size:
     calling_s: float = 5
     storm: int = 2_000
     missed: int = 50
-    hot: int = 8
+    hot: int = 32
     mixed: int = 1_000
     first_rate: float = 200
     highest_rate: float = 50_000
