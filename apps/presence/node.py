@@ -12,8 +12,7 @@ import os
 import random
 import socket as network
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -148,13 +147,12 @@ class Node:
                 pause = min(pause * 2, 0.8)
 
     async def _deliver_to_others(self, user_ids: Collection[UUID], frame: bytes, reached: set[UUID]) -> set[UUID]:
-        nodes = await self.registry.nodes_of(user_ids)
-        for_node: defaultdict[str, list[UUID]] = defaultdict(list)
-        for user_id, channels in nodes.items():
-            for channel in channels:
-                if channel != self.channel:
-                    for_node[channel].append(user_id)
-        sent = [(ids, self.exchange.send(channel, _frame_for(ids, frame))) for channel, ids in for_node.items()]
+        holders = await self.registry.holders(user_ids)
+        sent = [
+            (ids, self.exchange.send(channel, _frame_for(ids, frame)))
+            for channel, ids in holders.items()
+            if channel != self.channel
+        ]
         nowhere = set(user_ids) - reached
         for ids, receivers in sent:
             if await receivers:
@@ -263,7 +261,7 @@ async def _every(interval: float, work: Callable[[], Coroutine[Any, Any, None]])
         await asyncio.sleep(max(0.0, interval - (time.monotonic() - started)))
 
 
-def _frame_for(user_ids: list[UUID], frame: bytes) -> dict[str, Any]:
+def _frame_for(user_ids: Iterable[UUID], frame: bytes) -> dict[str, Any]:
     return {"type": "frame", "to": b"".join(user_id.bytes for user_id in user_ids), "frame": frame}
 
 

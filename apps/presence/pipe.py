@@ -92,6 +92,7 @@ class Pipe:
         self._wire = wire
         self._waiting: deque[tuple[Command, asyncio.Future[Any]]] = deque()
         self._flight: asyncio.Task[None] | None = None
+        self.departures = 0  # groups that have left: what was queued before one of them may be under way
 
     async def execute(self, *command: Any) -> Any:
         """The reply of one command. Raises RedisError; a command that timed out may have been carried out."""
@@ -124,6 +125,7 @@ class Pipe:
         try:
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_PER_FLIGHT))]
+                self.departures += 1
                 await self._send(batch)
         finally:
             self._flight = None

@@ -6,9 +6,11 @@ socket of the user), `away` (those on which none of these sockets is being used)
 socket which wants to hear of the user's status). An entry expires by itself; its node refreshes it every 15 s.
 """
 
+import asyncio
 import hashlib
 import time
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -115,6 +117,8 @@ class Registry:
         self.away = Roster(pipe, "away")
         self.watchers = Roster(pipe, "watchers")
         self.recent = Recent(pipe)
+        self._asking: dict[int, tuple[Collection[UUID], asyncio.Task[dict[str, list[UUID]]]]] = {}
+        self._departures = -1  # that had been when these began to ask
 
     async def renew_lease(self, node: str, count: int, info: NodeInfo) -> bool:
         """Say that `node` lives, for the `count`th time; False when Redis does not remember the time before."""
@@ -154,6 +158,28 @@ class Registry:
         names = {str(user_id): user_id for user_id in user_ids}
         found = await self.online.nodes_of(names)
         return {names[user]: nodes for user, nodes in found.items()}
+
+    async def holders(self, user_ids: Collection[UUID]) -> Mapping[str, Sequence[UUID]]:
+        """
+        The nodes that hold any of these users, each with those whom it holds. Raises RedisError.
+
+        Messages that were stored together ask together: who asks for the same people, by the same object, before the
+        question has left for Redis, shares its answer. Later would be too late, as somebody may have arrived since.
+        """
+        if self._departures != self._pipe.departures:
+            self._asking.clear()
+            self._departures = self._pipe.departures
+        if id(user_ids) not in self._asking:
+            self._asking[id(user_ids)] = user_ids, asyncio.create_task(self._find_holders(user_ids))
+        _, answer = self._asking[id(user_ids)]
+        return await asyncio.shield(answer)
+
+    async def _find_holders(self, user_ids: Collection[UUID]) -> dict[str, list[UUID]]:
+        holders: defaultdict[str, list[UUID]] = defaultdict(list)
+        for user_id, nodes in (await self.nodes_of(user_ids)).items():
+            for node in nodes:
+                holders[node].append(user_id)
+        return holders
 
     async def attentive(self, user_ids: Iterable[UUID]) -> set[UUID]:
         """Those of these users who are on some node, and not away from all that they have open. Raises RedisError."""

@@ -6,8 +6,9 @@ The clock is the machine's. Keys that expire by themselves are made to by as muc
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import redis
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from apps.presence import registry
-from apps.presence.pipe import Pipe, RedisWire
+from apps.presence.pipe import Command, Pipe, RedisWire
 from apps.presence.registry import CLAIM_S, NodeInfo, Registry
 from apps.presence.status import ENTRY_TTL_S, LEASE_TTL_S
 from tests.simulation.redis import Redis
@@ -195,3 +196,52 @@ def test_the_registry_keeps_what_it_promises(embedded_valkey: str, monkeypatch: 
             database=None,
         ),
     )
+
+
+# --- sharing a question ----------------------------------------------------------------------------------------------
+class SlowWire:
+    """Answers each group of commands when it is let."""
+
+    def __init__(self) -> None:
+        self.groups: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = []
+
+    async def carry_out(self, commands: Sequence[Command]) -> list[Any]:
+        answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self.groups.append((commands, answer))
+        return await answer
+
+    async def close(self) -> None: ...
+
+
+async def until_idle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_who_asks_for_the_same_people_before_the_question_has_left_shares_its_answer() -> None:
+    wire, people = SlowWire(), {uuid4(): "ada", uuid4(): "bob"}
+    here = Registry(Pipe(wire))
+
+    both = asyncio.gather(here.holders(people), here.holders(people))
+    await until_idle()
+    ((commands, answer),) = wire.groups
+    answer.set_result([[[b"node-1"], [b"node-1", b"node-2"]]])
+
+    assert len(commands) == 1
+    assert await both == [{"node-1": list(people), "node-2": list(people)[1:]}] * 2
+
+
+async def test_who_asks_once_the_question_has_left_has_a_newer_answer() -> None:
+    wire, people = SlowWire(), {uuid4(): "ada"}
+    here = Registry(Pipe(wire))
+
+    before = asyncio.create_task(here.holders(people))
+    await until_idle()
+    after = asyncio.create_task(here.holders(people))  # somebody may have arrived since
+    await until_idle()
+    wire.groups[0][1].set_result([[[]]])
+    await until_idle()
+    wire.groups[1][1].set_result([[[b"node-2"]]])
+
+    assert await before == {}
+    assert await after == {"node-2": list(people)}

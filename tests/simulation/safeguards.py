@@ -141,10 +141,29 @@ def arrival_before_hello() -> Patch:
     """Without it, what is said between a client's sync and its registration reaches it neither way."""
     add = Node.add
 
+    async def later(self: Node, socket: Any) -> None:
+        await asyncio.sleep(0.3)
+        await add(self, socket)
+
     async def in_the_background(self: Node, socket: Any) -> None:
-        self._spawn(add(self, socket))
+        self._spawn(later(self, socket))
 
     return patch.object(Node, "add", in_the_background)
+
+
+def asking_anew_where_people_are() -> Patch:
+    """Without it, who has just arrived is not told of what was stored since Redis was asked."""
+    holders = Registry.holders
+
+    async def as_a_moment_ago(self: Registry, user_ids: Any) -> Any:
+        known = vars(self).setdefault("known", {})
+        now = asyncio.get_running_loop().time()
+        asked_at, answer = known.get(frozenset(user_ids), (0.0, None))
+        if answer is None or now > asked_at + 2:
+            known[frozenset(user_ids)] = now, (answer := await holders(self, user_ids))
+        return answer
+
+    return patch.object(Registry, "holders", as_a_moment_ago)
 
 
 # --- the client ------------------------------------------------------------------------------------------------------
@@ -205,11 +224,12 @@ SAFEGUARDS = [
     Safeguard(delivery_on_repeat, 56),
     Safeguard(ack_after_delivery, 29),
     Safeguard(outbox_before_ack, 58),
-    Safeguard(numbered_frames, 988),
+    Safeguard(numbered_frames, 252),
     Safeguard(resync_on_silence, 47),
     Safeguard(counted_leases, 33),
     Safeguard(doubt_after_interruption, 37),
-    Safeguard(arrival_before_hello, 5000),
+    Safeguard(arrival_before_hello, 18),
+    Safeguard(asking_anew_where_people_are, 139),
     Safeguard(holding_what_is_ahead, 2),
     Safeguard(dropping_what_is_known, 0),
     Safeguard(sync_after_hello, 0),

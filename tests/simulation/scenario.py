@@ -306,7 +306,12 @@ def hears_again(scenario: Scenario, node: Node) -> None:
 
 
 def app_is_closed(scenario: Scenario) -> None:
-    some_app_restarts(scenario, 0.1, 3)
+    """And somebody else speaks just as it is opened again."""
+    opened_in_s = scenario.random.uniform(0.1, 3)
+    came = some_app_restarts(scenario, opened_in_s, opened_in_s)
+    speaker = scenario.random.choice([each for each in scenario.devices if each is not came])
+    for number in range(3):
+        scenario.after(opened_in_s, opened_in_s + 0.08, scenario.say, speaker, f"welcome {number + 1}")
 
 
 def some_app_restarts(scenario: Scenario, least_s: float, most_s: float) -> Device | None:
