@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 MAX_UNREAD = 64  # frames that the application has not got to
 LOOK_AGAIN_S = 0.02
+MOST_GATHERED = 128  # pieces: a header and a payload for each frame
 DRAIN_BATCH = 200
 DRAIN_GRACE_S = 5
 RECONNECT_SPREAD_MS = 3_000
@@ -83,6 +84,7 @@ class ChatSocket(WebSocketProtocol):
         self.refusal: list[tuple[str, str]] = []
         self.holds_back = False
         self.on_text: Callable[[str], None] | None = None
+        self.gathered: list[bytes] = []  # what goes out at the end of this turn of the loop
 
     def onOpen(self) -> None:
         self.transport.unregisterProducer()  # the HTTP channel's, from before the upgrade
@@ -163,17 +165,37 @@ class ChatSocket(WebSocketProtocol):
         """
         if self.may_send:
             payload = content.encode() if isinstance(content, str) else content
-            self._write(frames.header(len(payload), binary=binary) + payload)
+            self._write(frames.header(len(payload), binary=binary), payload)
 
     def write_now(self, *texts: bytes) -> bool:
-        """Send text frames, unless the client is behind with reading; returns whether they were sent."""
+        """
+        Send text frames, unless the client is behind with reading; returns whether they are sent.
+
+        They go out at the end of this turn of the loop, in one piece with what else is said to this client in it: it is
+        the system call that costs, and not the bytes.
+        """
         if not self.may_send or not self.flow.may_write.is_set():
             return False
-        self._write(b"".join([frames.header(len(text)) + text for text in texts]))
+        if not self.gathered:
+            self.server.at_the_end_of_this_turn(self.write_gathered)
+        for text in texts:
+            self.gathered += (frames.header(len(text)), text)
+        if len(self.gathered) >= MOST_GATHERED:
+            self.write_gathered()
         return True
 
-    def _write(self, data: bytes) -> None:
-        transport = self.transport
+    def write_gathered(self) -> None:
+        if self.gathered:
+            self._write()
+
+    def sendData(self, *args: Any, **kwargs: Any) -> None:
+        """What autobahn itself has to say, as closing and pings, goes out after what was said before."""
+        self.write_gathered()
+        super().sendData(*args, **kwargs)
+
+    def _write(self, *pieces: bytes) -> None:
+        data, transport = b"".join((*self.gathered, *pieces)), self.transport
+        self.gathered.clear()
         if transport.connected and not transport.dataBuffer and not transport._tempDataBuffer:
             with suppress(OSError):  # it is full, or gone: the transport sees which
                 data = data[transport.socket.send(data) :]
@@ -192,6 +214,21 @@ class ChatSocket(WebSocketProtocol):
 
 
 class ChatServer(Server):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._at_the_end: list[Callable[[], None]] = []
+
+    def at_the_end_of_this_turn(self, callback: Callable[[], None]) -> None:
+        """Of the event loop: one timer for all who ask."""
+        if not self._at_the_end:
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        self._at_the_end.append(callback)
+
+    def _end_turn(self) -> None:
+        callbacks, self._at_the_end = self._at_the_end, []
+        for callback in callbacks:
+            callback()
+
     def run(self) -> None:
         WebSocketFactory.protocol = ChatSocket
         reactor.callWhenRunning(self._begin)
