@@ -177,7 +177,7 @@ class ChatSocket(WebSocketProtocol):
         if not self.may_send or not self.flow.may_write.is_set():
             return False
         if not self.gathered:
-            self.server.at_the_end_of_this_turn(self.write_gathered)
+            asyncio.get_running_loop().call_soon(self.write_gathered)
         for text in texts:
             self.gathered += (frames.header(len(text)), text)
         if len(self.gathered) >= MOST_GATHERED:
@@ -214,21 +214,6 @@ class ChatSocket(WebSocketProtocol):
 
 
 class ChatServer(Server):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._at_the_end: list[Callable[[], None]] = []
-
-    def at_the_end_of_this_turn(self, callback: Callable[[], None]) -> None:
-        """Of the event loop: one timer for all who ask."""
-        if not self._at_the_end:
-            asyncio.get_running_loop().call_soon(self._end_turn)
-        self._at_the_end.append(callback)
-
-    def _end_turn(self) -> None:
-        callbacks, self._at_the_end = self._at_the_end, []
-        for callback in callbacks:
-            callback()
-
     def run(self) -> None:
         WebSocketFactory.protocol = ChatSocket
         reactor.callWhenRunning(self._begin)
