@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 MAX_UNREAD = 64  # frames that the application has not got to
 LOOK_AGAIN_S = 0.02
-MOST_GATHERED = 128  # pieces: a header and a payload for each frame
+MOST_GATHERED = 65_536  # bytes
 DRAIN_BATCH = 200
 DRAIN_GRACE_S = 5
 RECONNECT_SPREAD_MS = 3_000
@@ -84,7 +84,8 @@ class ChatSocket(WebSocketProtocol):
         self.refusal: list[tuple[str, str]] = []
         self.holds_back = False
         self.on_text: Callable[[str], None] | None = None
-        self.gathered: list[bytes] = []  # what goes out at the end of this turn of the loop
+        self.gathered: list[bytes] = []  # what goes out in the loop's next pass
+        self.gathered_bytes = 0
 
     def onOpen(self) -> None:
         self.transport.unregisterProducer()  # the HTTP channel's, from before the upgrade
@@ -169,10 +170,10 @@ class ChatSocket(WebSocketProtocol):
 
     def write_now(self, *texts: bytes) -> bool:
         """
-        Send text frames, unless the client is behind with reading; returns whether they are sent.
+        Take text frames, unless the client is behind with reading; returns whether they were taken.
 
-        They go out at the end of this turn of the loop, in one piece with what else is said to this client in it: it is
-        the system call that costs, and not the bytes.
+        They go out in the loop's next pass, in one piece with what else is said to this client until then: it is the
+        system call that costs, and not the bytes.
         """
         if not self.may_send or not self.flow.may_write.is_set():
             return False
@@ -180,7 +181,8 @@ class ChatSocket(WebSocketProtocol):
             asyncio.get_running_loop().call_soon(self.write_gathered)
         for text in texts:
             self.gathered += (frames.header(len(text)), text)
-        if len(self.gathered) >= MOST_GATHERED:
+            self.gathered_bytes += len(text)
+        if self.gathered_bytes >= MOST_GATHERED:
             self.write_gathered()
         return True
 
@@ -194,8 +196,8 @@ class ChatSocket(WebSocketProtocol):
         super().sendData(*args, **kwargs)
 
     def _write(self, *pieces: bytes) -> None:
-        data, transport = b"".join((*self.gathered, *pieces)), self.transport
-        self.gathered.clear()
+        gathered, self.gathered, self.gathered_bytes = self.gathered, [], 0
+        data, transport = b"".join((*gathered, *pieces)), self.transport
         if transport.connected and not transport.dataBuffer and not transport._tempDataBuffer:
             with suppress(OSError):  # it is full, or gone: the transport sees which
                 data = data[transport.socket.send(data) :]

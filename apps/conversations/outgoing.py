@@ -1,8 +1,8 @@
 """
 What goes out on one socket.
 
-A frame goes straight to the network where the server can take it there and nothing waits before it (ASGI's `send` would
-make each frame wait for a turn of the loop, and be encoded once more). Else it waits in the backlog, and a task sends
+A frame is handed to the server at once where it can take it and nothing waits before it (ASGI's `send` would cost a
+change of tasks for each frame, and encode it once more). Else it waits in the backlog, and a task sends
 what waits as fast as the client reads. A client that does not read is closed.
 """
 

@@ -134,7 +134,6 @@ class Node:
         missed something. Raises BusAway when that cannot be said.
         """
         reached = self.hub.send(user_ids, frame)
-        failpoints.reached("told-here")
         deadline = time.monotonic() + BUS_DEADLINE_S
         pause = 0.05
         while True:
@@ -148,6 +147,7 @@ class Node:
 
     async def _deliver_to_others(self, user_ids: Collection[UUID], frame: bytes, reached: set[UUID]) -> set[UUID]:
         holders = await self.registry.holders(user_ids)
+        failpoints.reached("told-here")
         sent = [
             (ids, self.exchange.send(channel, _frame_for(ids, frame)))
             for channel, ids in holders.items()

@@ -92,7 +92,7 @@ class Pipe:
         self._wire = wire
         self._waiting: deque[tuple[Command, asyncio.Future[Any]]] = deque()
         self._flight: asyncio.Task[None] | None = None
-        self.departures = 0  # groups that have left: what was queued before one of them may be under way
+        self.departures = 0  # groups sent so far
 
     async def execute(self, *command: Any) -> Any:
         """The reply of one command. Raises RedisError; a command that timed out may have been carried out."""

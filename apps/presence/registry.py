@@ -118,7 +118,7 @@ class Registry:
         self.watchers = Roster(pipe, "watchers")
         self.recent = Recent(pipe)
         self._asking: dict[int, tuple[Collection[UUID], asyncio.Task[dict[str, list[UUID]]]]] = {}
-        self._departures = -1  # that had been when these began to ask
+        self._departures = -1  # the pipe's count when these asked
 
     async def renew_lease(self, node: str, count: int, info: NodeInfo) -> bool:
         """Say that `node` lives, for the `count`th time; False when Redis does not remember the time before."""
@@ -170,7 +170,9 @@ class Registry:
             self._asking.clear()
             self._departures = self._pipe.departures
         if id(user_ids) not in self._asking:
-            self._asking[id(user_ids)] = user_ids, asyncio.create_task(self._find_holders(user_ids))
+            asked = asyncio.create_task(self._find_holders(user_ids))
+            asked.add_done_callback(_retrieve)
+            self._asking[id(user_ids)] = user_ids, asked
         _, answer = self._asking[id(user_ids)]
         return await asyncio.shield(answer)
 
@@ -186,6 +188,12 @@ class Registry:
         users = [str(user_id) for user_id in user_ids]
         online, away = await self.online.nodes_of(users), await self.away.nodes_of(users)
         return {UUID(user) for user in users if set(online[user]) - set(away[user])}
+
+
+def _retrieve(asked: "asyncio.Task[Any]") -> None:
+    """Its exception, also when all who asked went away: it would be logged as one that nobody handled."""
+    if not asked.cancelled():
+        asked.exception()
 
 
 def _parts(users: Collection[str]) -> Iterable[list[str]]:

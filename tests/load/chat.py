@@ -141,7 +141,7 @@ class ChatClient:
         self.gaps = 0
         self._token, self._port, self._tally = token, port, tally
         self._held: dict[tuple[str, int], Message] = {}
-        self._watched_gaps: set[str] = set()  # conversations
+        self._waiting_for_gap: set[str] = set()  # by conversation
         self._conversation_of: dict[str, str] = {}  # of messages that are under way
         self._loop = asyncio.get_running_loop()
         self._hello = self._loop.create_future()
@@ -260,7 +260,7 @@ class ChatClient:
             return
         if message.seq > cursor + 1:
             self._held[conversation, message.seq] = message
-            if conversation not in self._watched_gaps:
+            if conversation not in self._waiting_for_gap:
                 self._watch_gap(conversation)
             return
         self._apply(message)
@@ -274,15 +274,15 @@ class ChatClient:
         self._tally.delivered(message.client_msg_id, now)
 
     def _watch_gap(self, conversation: str) -> None:
-        self._watched_gaps.add(conversation)
+        self._waiting_for_gap.add(conversation)
         self._loop.call_later(GAP_S, self._close_gap, conversation, self.cursors[conversation])
 
     def _close_gap(self, conversation: str, cursor: int) -> None:
-        """Ask for what is missing if it is still the same; frames that overtake each other make many short gaps."""
-        self._watched_gaps.discard(conversation)
+        """Ask for what is missing if it is the same after 300 to 600 ms: what overtakes makes short gaps."""
+        self._waiting_for_gap.discard(conversation)
         if not self.is_open or not any(name == conversation for name, _ in self._held):
             return
-        if self.cursors[conversation] == cursor:
+        if self.cursors[conversation] == cursor and not self._synced:  # an answer that is due may bring it
             self.gaps += 1
             self.sync({conversation: cursor})
         self._watch_gap(conversation)

@@ -138,12 +138,13 @@ def doubt_after_interruption() -> Patch:
 
 
 def arrival_before_hello() -> Patch:
-    """Without it, what is said between a client's sync and its registration reaches it neither way."""
+    """Without it (0.3 s later), what is said between a client's sync and its registration reaches it neither way."""
     add = Node.add
 
     async def later(self: Node, socket: Any) -> None:
         await asyncio.sleep(0.3)
-        await add(self, socket)
+        if socket._out is not None:  # it is still there
+            await add(self, socket)
 
     async def in_the_background(self: Node, socket: Any) -> None:
         self._spawn(later(self, socket))
@@ -152,7 +153,7 @@ def arrival_before_hello() -> Patch:
 
 
 def asking_anew_where_people_are() -> Patch:
-    """Without it, who has just arrived is not told of what was stored since Redis was asked."""
+    """Without it (by an answer up to 2 s old), who has just arrived is not told of what was stored since."""
     holders = Registry.holders
 
     async def as_a_moment_ago(self: Registry, user_ids: Any) -> Any:

@@ -113,3 +113,21 @@ async def test_who_missed_more_than_one_frame_holds_gets_it_in_parts(chat: Insta
     assert rounds > 1
     assert (await answer(socket, {"type": "heartbeat"}, "heartbeat.ack"))["server_time"]
     await socket.close()
+
+
+@pytest.mark.parametrize("chat", ["daphne"], indirect=True)  # which gathers what it says
+async def test_what_was_said_goes_out_before_the_server_closes_for_another_reason(chat: Installation) -> None:
+    (ada,) = chat.load_users(1, 0)
+    socket = await open_socket(chat, ada["token"])
+    answered = Frame(Opcode.TEXT, b"{").serialize(mask=True)
+    too_large = Frame(Opcode.TEXT, b" " * 70_000).serialize(mask=True)
+
+    heard: list[str] = []
+    socket.transport.write(answered * 3 + too_large)
+    async with asyncio.timeout(10):
+        with suppress(ConnectionClosedError):
+            async for frame in socket:
+                heard.append(json.loads(frame)["type"])
+
+    assert heard == ["nack"] * 3
+    assert socket.close_code == 1009
