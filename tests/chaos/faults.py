@@ -26,6 +26,7 @@ FAILPOINTS = [
 PUSH_FAILPOINTS = ["pushing", "pushed", "push-settled"]  # in the workers
 SQLITE_ONLY = {"committing"}
 RESTART = 1012
+TURN_S = 150  # until one of two workers has had a batch: there is one every 10 s, and the other may take it
 
 ROWS: list[Row] = []
 row = adding_to(ROWS)
@@ -227,7 +228,7 @@ async def worker_dies(scene: Scene) -> None:
     await asyncio.to_thread(worker.kill)
     await asyncio.to_thread(worker.start, place)
     try:
-        await eventually(lambda: worker.process is not None and worker.process.poll() is not None, 60)
+        await eventually(lambda: worker.process is not None and worker.process.poll() is not None, TURN_S)
     except AssertionError:
         if scene.alone:
             raise Failed(f"no worker came to {place}") from None
