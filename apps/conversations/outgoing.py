@@ -2,8 +2,8 @@
 What goes out on one socket.
 
 A frame is handed to the server at once where it can take it and nothing waits before it (ASGI's `send` would cost a
-change of tasks for each frame, and encode it once more). Else it waits in the backlog, and a task sends
-what waits as fast as the client reads. A client that does not read is closed.
+change of tasks for each frame, and encode it once more). Else it waits in the backlog, and a task sends what waits as
+fast as the client reads. A client that does not read is closed.
 """
 
 import asyncio
