@@ -149,6 +149,9 @@ class Machine(RuleBasedStateMachine):
             left = self.store.pttl(key)
             if left > 0:
                 self.store.pexpire(key, left - seconds * 1_000)
+        for user, entries in self.model.entries.items():
+            if not self.model.nodes_of(user, self.now):  # their key has expired as a whole
+                entries.clear()
 
     @rule()
     def the_store_is_emptied(self) -> None:
