@@ -54,13 +54,13 @@ SERVICES: dict[StackName, dict[str, type[Service]]] = {
 
 
 class Worker:
-    def __init__(self, number: int, environment: dict[str, str], log_dir: Path) -> None:
-        self.log = log_dir / f"worker-{number}.log"
+    def __init__(self, number: int, environment: dict[str, str], log: Path) -> None:
+        self.log = log
         self._environment = environment
         self._command = [sys.executable, "-m", "celery", "-A", "chatproject", "worker", "--pool", "threads"]
         self._command += ["--hostname", f"worker-{number}@chaos", "--loglevel", "INFO"]
         if number == 1:
-            self._command += ["--beat", "--schedule", str(log_dir / "beat")]
+            self._command += ["--beat", "--schedule", f"{environment['DATA']}/log/beat"]
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, failpoint: str = "") -> None:
@@ -117,7 +117,9 @@ class World:
         self.nodes = self.chat.nodes
         await asyncio.to_thread(self.chat.__enter__)
         self.door = Door(self.nodes)
-        self.workers = [Worker(number, self.chat.environment, self.data / "log") for number in (1, 2)]
+        # What they say is the witness of their pushes: not on the disk that will be full, where lines are cut short.
+        logs = {number: self.home / f"worker-{number}.log" for number in (1, 2)}
+        self.workers = [Worker(number, self.chat.environment, log) for number, log in logs.items()]
         for worker in self.workers:
             worker.start()
 
