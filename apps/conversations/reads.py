@@ -13,7 +13,7 @@ from msgspec import UNSET
 from apps.accounts.people import Person
 from apps.conversations import memberships
 from apps.conversations.database import in_db
-from apps.conversations.errors import BadFrame
+from apps.conversations.errors import BadFrame, NotAMember, NotFound
 from apps.conversations.history import log
 from apps.conversations.memberships import Member, Members
 from apps.conversations.messages import Message
@@ -33,6 +33,7 @@ SYNC_TOTAL = 2_000  # messages in one `synced`; the rest of the conversations sa
 SYNC_BYTES = 256_000  # about; below what a client may be behind before it is cut
 MESSAGE_OVERHEAD_BYTES = 350  # of a message, besides its content
 CONCURRENT_READS = 8
+FEW = 8  # conversations, which a sync asks about one by one
 
 
 # --- messages --------------------------------------------------------------------------------------------------------
@@ -61,37 +62,61 @@ async def messages_page(
 async def sync(actor: Person, cursors: Mapping[UUID, int]) -> list[SyncedConversation]:
     """What this person has missed in each conversation since its cursor; bounded work, `more` where there is more."""
     starts = await _starts(actor, list(cursors))
-    store = await log()
-    newest = await store.latest(starts)
-    behind = {
-        conversation_id: max(cursors[conversation_id], start - 1)
-        for conversation_id, start in starts.items()
-        if conversation_id in newest and newest[conversation_id].seq > max(cursors[conversation_id], start - 1)
-    }
-    gate = asyncio.Semaphore(CONCURRENT_READS)
-    budget = SYNC_TOTAL
-
-    async def missed(conversation_id: UUID, cursor: int) -> list[Message]:
-        nonlocal budget
-        async with gate:
-            if budget <= 0:
-                return []
-            found = await store.after(conversation_id, cursor, SYNC_PER_CONVERSATION)
-            budget -= len(found)
-            return found
-
-    pages = dict(zip(behind, await asyncio.gather(*(missed(*item) for item in behind.items())), strict=True))
+    held = {conversation_id: max(cursors[conversation_id], start - 1) for conversation_id, start in starts.items()}
+    pages, last_seqs = await (_missed_in_few(held) if len(held) <= FEW else _missed_in_many(held))
     pages = _that_fit(pages)
     outs = iter(await _outs([message for page in pages.values() for message in page]))
     messages = {conversation_id: [next(outs) for _ in page] for conversation_id, page in pages.items()}
     return [
-        _synced(
-            conversation_id, newest.get(conversation_id), messages.get(conversation_id, []), conversation_id in behind
-        )
+        _synced(conversation_id, held[conversation_id], messages.get(conversation_id, []), last_seqs[conversation_id])
         if conversation_id in starts
         else SyncedConversation(conversation_id, error="not_a_member")
         for conversation_id in cursors
     ]
+
+
+async def _missed_in_few(held: Mapping[UUID, int]) -> tuple[dict[UUID, list[Message]], dict[UUID, int]]:
+    """
+    The messages after each cursor, as many as one answer has room for, and the last number of each conversation.
+
+    One question for each: it begins with the message at the cursor, and asks for one more than there is room for, so
+    that its answer tells by itself where the conversation ends. It does not if there are more, or no such message.
+    """
+    store = await log()
+    questions = (store.after(each, max(seq - 1, 0), SYNC_PER_CONVERSATION + 2) for each, seq in held.items())
+    answers = dict(zip(held, await asyncio.gather(*questions), strict=True))
+    pages = {
+        each: [message for message in found if message.seq > held[each]][:SYNC_PER_CONVERSATION]
+        for each, found in answers.items()
+    }
+    ends = {
+        each: found[-1].seq if found else 0
+        for each, found in answers.items()
+        if (found or not held[each]) and len(found) <= SYNC_PER_CONVERSATION
+    }
+    newest = await store.latest(answers.keys() - ends.keys())
+    return pages, ends | {each: newest[each].seq if each in newest else 0 for each in answers.keys() - ends.keys()}
+
+
+async def _missed_in_many(held: Mapping[UUID, int]) -> tuple[dict[UUID, list[Message]], dict[UUID, int]]:
+    """The same, for those in most of which nothing is new: where each ends is one question for all."""
+    store = await log()
+    newest = await store.latest(held)
+    last_seqs = {each: newest[each].seq if each in newest else 0 for each in held}
+    gate = asyncio.Semaphore(CONCURRENT_READS)
+    budget = SYNC_TOTAL
+
+    async def missed(conversation_id: UUID) -> list[Message]:
+        nonlocal budget
+        async with gate:
+            if budget <= 0:
+                return []
+            found = await store.after(conversation_id, held[conversation_id], SYNC_PER_CONVERSATION)
+            budget -= len(found)
+            return found
+
+    behind = [each for each, seq in held.items() if last_seqs[each] > seq]
+    return dict(zip(behind, await asyncio.gather(*map(missed, behind)), strict=True)), last_seqs
 
 
 def _that_fit(pages: Mapping[UUID, list[Message]]) -> dict[UUID, list[Message]]:
@@ -108,28 +133,38 @@ def _that_fit(pages: Mapping[UUID, list[Message]]) -> dict[UUID, list[Message]]:
     return fit
 
 
-def _synced(
-    conversation_id: UUID, newest: Message | None, messages: list[MessageOut], behind: bool
-) -> SyncedConversation:
-    last_seq = 0 if newest is None else newest.seq
+def _synced(conversation_id: UUID, held: int, messages: list[MessageOut], last_seq: int) -> SyncedConversation:
     if messages:
-        last_seq = max(last_seq, messages[-1].seq)
-    more = messages[-1].seq < last_seq if messages else behind
-    return SyncedConversation(conversation_id, messages, last_seq, more)
+        held = messages[-1].seq
+        last_seq = max(last_seq, held)
+    return SyncedConversation(conversation_id, messages, last_seq, more=held < last_seq)
 
 
 async def _starts(actor: Person, conversation_ids: list[UUID]) -> dict[UUID, int]:
-    """The first visible seq of those conversations that the actor is in; from memory, where it is known there."""
-    remembered = {
-        conversation_id: memberships.conversations.fresh(conversation_id) for conversation_id in conversation_ids
-    }
+    """
+    The first visible seq of those conversations that the actor is in; from memory, where it is known there.
+
+    Of a few others everything is looked up, and remembered: who asks about one is likely to ask again.
+    """
+    if len(conversation_ids) <= FEW:
+        found = await asyncio.gather(*(_start(actor, each) for each in conversation_ids))
+        return {each: start for each, start in zip(conversation_ids, found, strict=True) if start is not None}
+    remembered = {each: memberships.conversations.fresh(each) for each in conversation_ids}
     starts = {
-        conversation_id: members.present[actor.id].start_seq
-        for conversation_id, members in remembered.items()
+        each: members.present[actor.id].start_seq
+        for each, members in remembered.items()
         if members is not None and actor.id in members.present
     }
-    others = [conversation_id for conversation_id in conversation_ids if conversation_id not in starts]
+    others = [each for each in conversation_ids if each not in starts]
     return starts | await in_db(_stored_starts, actor.id, others) if others else starts
+
+
+async def _start(actor: Person, conversation_id: UUID) -> int | None:
+    try:
+        members = await memberships.of(conversation_id, actor.id)
+    except (NotFound, NotAMember):
+        return None
+    return members.present[actor.id].start_seq
 
 
 def _stored_starts(user_id: UUID, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
