@@ -19,4 +19,4 @@ class Resync(Struct, frozen=True, tag="resync", tag_field="type"):
 
 def rfc3339(moment: datetime) -> str:
     """Of a moment in UTC, with milliseconds: 2026-01-31T12:00:00.000Z"""
-    return f"{moment.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
+    return f"{moment.isoformat(timespec='milliseconds').removesuffix('+00:00')}Z"

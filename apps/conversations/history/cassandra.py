@@ -34,6 +34,7 @@ from uuid import UUID
 
 import acsylla
 from acsylla import errors
+from msgspec import convert
 
 from apps.conversations.errors import Unavailable
 from apps.conversations.history.audit import Part, Row
@@ -157,6 +158,7 @@ class CassandraHistory:
             token_aware_routing_shuffle_replicas=False,  # one proposer per partition: fewer Paxos rounds in vain
             retry_policy="fallthrough",
             constant_reconnect_delay_ms=1_000,
+            coalesce_delay_us=2_000,  # with 200 its thread wakes ten times for each message
             log_level="critical",  # what fails is raised
             application_name="chat",
         )
@@ -523,7 +525,9 @@ def _numbered(draft: Draft, seq: int, sent_at: datetime) -> Message:
 
 def _message(conversation_id: UUID, row: Any, *, repeated: bool = False) -> Message:
     seq, sender_id, client_msg_id, kind, content, sent_at = row.as_tuple()
-    return Message(conversation_id, seq, UUID(sender_id), UUID(client_msg_id), Kind(kind), content, sent_at, repeated)
+    # A third of what UUID(…) takes, for each message of a page.
+    sender_id, client_msg_id = convert(sender_id, UUID), convert(client_msg_id, UUID)
+    return Message(conversation_id, seq, sender_id, client_msg_id, Kind(kind), content, sent_at, repeated)
 
 
 def _now() -> datetime:
