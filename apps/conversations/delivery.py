@@ -85,7 +85,7 @@ def attach(this: Node) -> None:
     """Let a node know what its conversations want of the bus."""
 
     async def members_changed(message: dict[str, Any]) -> None:
-        memberships.conversations.expire(UUID(bytes=message["conversation"]))
+        memberships.expire(UUID(bytes=message["conversation"]))
 
     async def conversation_frame(message: dict[str, Any]) -> None:
         members = await memberships.known(UUID(bytes=message["conversation"]))
@@ -116,5 +116,5 @@ def _as_message(frame: bytes) -> MessageOut | None:
 
 async def members_changed(conversation_id: UUID) -> None:
     """Let every node look up again who is in a conversation. A node that misses this looks within 30 s anyway."""
-    memberships.conversations.expire(conversation_id)
+    memberships.expire(conversation_id)
     await node.current().exchange.broadcast({"type": "members.changed", "conversation": conversation_id.bytes})

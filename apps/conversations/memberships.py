@@ -104,6 +104,7 @@ class Kept(Generic[K, V]):
 
 
 conversations: Kept[UUID, Members] = Kept()
+starts: Kept[UUID, dict[UUID, int]] = Kept()  # the first message that some of a conversation's members may see
 people: Kept[UUID, Person] = Kept()
 
 
@@ -128,7 +129,7 @@ async def newer(than: Members, log_version: int) -> Members:
     The log counts no further than the database, unless that was restored from a backup older than the log. Then the
     database takes over where the log is: who is a member is what it says now.
     """
-    conversations.expire(than.conversation_id)
+    expire(than.conversation_id)
     members = await in_db(_load, than.conversation_id, None)
     if members is not None and members.version < log_version:
         logger.error("the database is older than the history", extra={"conversation_id": str(than.conversation_id)})
@@ -156,6 +157,30 @@ async def load(conversation_id: UUID, user_id: UUID | None) -> Members:
             break
         # Some conversation changed while this one was read, perhaps this one: what was read may be from before.
     return members
+
+
+async def starts_of(user_id: UUID, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
+    """The first message that this user may see, in each of these that they are in. Raises Unavailable."""
+    found = {each: start for each in conversation_ids if (start := _remembered_start(user_id, each)) is not None}
+    missing = [each for each in conversation_ids if each not in found]
+    if not missing:
+        return found
+    expired = starts.expired
+    stored = await in_db(_stored_starts, user_id, missing)
+    if expired == starts.expired:
+        for conversation_id, start in stored.items():
+            if (of_some := starts.fresh(conversation_id)) is None:
+                starts.keep(conversation_id, {user_id: start})
+            else:
+                of_some[user_id] = start
+    return found | stored
+
+
+def _remembered_start(user_id: UUID, conversation_id: UUID) -> int | None:
+    members = conversations.fresh(conversation_id)
+    if members is not None and user_id in members.present:
+        return members.present[user_id].start_seq
+    return (starts.fresh(conversation_id) or {}).get(user_id)
 
 
 async def names(user_ids: Collection[UUID]) -> dict[UUID, Person]:
@@ -186,9 +211,16 @@ async def senders(user_ids: Collection[UUID]) -> dict[UUID, Person]:
     return {user_id: found.get(user_id) or Person(user_id, "unknown", "Unknown") for user_id in user_ids}
 
 
+def expire(conversation_id: UUID) -> None:
+    """Who is in it may have changed: look it up again."""
+    conversations.expire(conversation_id)
+    starts.expire(conversation_id)
+
+
 def forget_all() -> None:
     """Something may have been missed: look everything up again."""
     conversations.expire_all()
+    starts.expire_all()
     people.expire_all()
 
 
@@ -239,6 +271,11 @@ def _blocks_among(user_ids: Iterable[UUID]) -> set[frozenset[UUID]]:
     ids = list(user_ids)
     blocks = Block.objects.filter(Q(blocker_id__in=ids) & Q(blocked_id__in=ids))
     return {frozenset(pair) for pair in blocks.values_list("blocker_id", "blocked_id")}
+
+
+def _stored_starts(user_id: UUID, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
+    mine = Membership.objects.filter(user_id=user_id, left_at__isnull=True, conversation_id__in=conversation_ids)
+    return dict(mine.values_list("conversation_id", "start_seq"))
 
 
 def _people(user_ids: Collection[UUID]) -> dict[UUID, Person]:

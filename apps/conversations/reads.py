@@ -13,7 +13,7 @@ from msgspec import UNSET
 from apps.accounts.people import Person
 from apps.conversations import memberships
 from apps.conversations.database import in_db
-from apps.conversations.errors import BadFrame, NotAMember, NotFound
+from apps.conversations.errors import BadFrame
 from apps.conversations.history import log
 from apps.conversations.memberships import Member, Members
 from apps.conversations.messages import Message
@@ -33,7 +33,7 @@ SYNC_TOTAL = 2_000  # messages in one `synced`; the rest of the conversations sa
 SYNC_BYTES = 256_000  # about; below what a client may be behind before it is cut
 MESSAGE_OVERHEAD_BYTES = 350  # of a message, besides its content
 CONCURRENT_READS = 8
-FEW = 8  # conversations, which a sync asks about one by one
+FEW = 8  # conversations, which a sync asks about at once: they have no more than SYNC_TOTAL
 
 
 # --- messages --------------------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ async def messages_page(
 
 async def sync(actor: Person, cursors: Mapping[UUID, int]) -> list[SyncedConversation]:
     """What this person has missed in each conversation since its cursor; bounded work, `more` where there is more."""
-    starts = await _starts(actor, list(cursors))
+    starts = await memberships.starts_of(actor.id, cursors)
     held = {conversation_id: max(cursors[conversation_id], start - 1) for conversation_id, start in starts.items()}
     pages, last_seqs = await (_missed_in_few(held) if len(held) <= FEW else _missed_in_many(held))
     pages = _that_fit(pages)
@@ -83,7 +83,8 @@ async def _missed_in_few(held: Mapping[UUID, int]) -> tuple[dict[UUID, list[Mess
     that its answer tells by itself where the conversation ends. It does not if there are more, or no such message.
     """
     store = await log()
-    questions = (store.after(each, max(seq - 1, 0), SYNC_PER_CONVERSATION + 2) for each, seq in held.items())
+    limit = SYNC_PER_CONVERSATION + 2
+    questions = (store.after(each, max(seq - 1, 0), limit) for each, seq in held.items())
     answers = dict(zip(held, await asyncio.gather(*questions), strict=True))
     pages = {
         each: [message for message in found if message.seq > held[each]][:SYNC_PER_CONVERSATION]
@@ -92,10 +93,12 @@ async def _missed_in_few(held: Mapping[UUID, int]) -> tuple[dict[UUID, list[Mess
     ends = {
         each: found[-1].seq if found else 0
         for each, found in answers.items()
-        if (found or not held[each]) and len(found) <= SYNC_PER_CONVERSATION
+        if (found or not held[each]) and len(found) < limit
     }
-    newest = await store.latest(answers.keys() - ends.keys())
-    return pages, ends | {each: newest[each].seq if each in newest else 0 for each in answers.keys() - ends.keys()}
+    if untold := answers.keys() - ends.keys():
+        newest = await store.latest(untold)
+        ends |= {each: newest[each].seq if each in newest else 0 for each in untold}
+    return pages, ends
 
 
 async def _missed_in_many(held: Mapping[UUID, int]) -> tuple[dict[UUID, list[Message]], dict[UUID, int]]:
@@ -134,42 +137,9 @@ def _that_fit(pages: Mapping[UUID, list[Message]]) -> dict[UUID, list[Message]]:
 
 
 def _synced(conversation_id: UUID, held: int, messages: list[MessageOut], last_seq: int) -> SyncedConversation:
-    if messages:
-        held = messages[-1].seq
-        last_seq = max(last_seq, held)
-    return SyncedConversation(conversation_id, messages, last_seq, more=held < last_seq)
-
-
-async def _starts(actor: Person, conversation_ids: list[UUID]) -> dict[UUID, int]:
-    """
-    The first visible seq of those conversations that the actor is in; from memory, where it is known there.
-
-    Of a few others everything is looked up, and remembered: who asks about one is likely to ask again.
-    """
-    if len(conversation_ids) <= FEW:
-        found = await asyncio.gather(*(_start(actor, each) for each in conversation_ids))
-        return {each: start for each, start in zip(conversation_ids, found, strict=True) if start is not None}
-    remembered = {each: memberships.conversations.fresh(each) for each in conversation_ids}
-    starts = {
-        each: members.present[actor.id].start_seq
-        for each, members in remembered.items()
-        if members is not None and actor.id in members.present
-    }
-    others = [each for each in conversation_ids if each not in starts]
-    return starts | await in_db(_stored_starts, actor.id, others) if others else starts
-
-
-async def _start(actor: Person, conversation_id: UUID) -> int | None:
-    try:
-        members = await memberships.of(conversation_id, actor.id)
-    except (NotFound, NotAMember):
-        return None
-    return members.present[actor.id].start_seq
-
-
-def _stored_starts(user_id: UUID, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
-    mine = Membership.objects.filter(user_id=user_id, left_at__isnull=True, conversation_id__in=conversation_ids)
-    return dict(mine.values_list("conversation_id", "start_seq"))
+    holds = messages[-1].seq if messages else held  # with this answer
+    last_seq = max(last_seq, holds) if messages else last_seq
+    return SyncedConversation(conversation_id, messages, last_seq, more=holds < last_seq)
 
 
 async def _outs(messages: Collection[Message]) -> list[MessageOut]:

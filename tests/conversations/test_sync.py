@@ -5,8 +5,10 @@ from uuid import UUID, uuid4
 
 import msgspec
 import pytest
+from django.db import OperationalError
 
 from apps.conversations import memberships, reads, services
+from apps.conversations.errors import Unavailable
 from apps.conversations.history.group_commit import History
 from apps.conversations.messages import Draft
 from tests.embedded import Client
@@ -22,19 +24,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         real = getattr(History, name)
 
         def counting(*args: object, name: str = name, real: object = real) -> object:
-            if name == "after" or args[1]:  # nothing is asked about no conversation
-                asked.append(name)
+            asked.append(name)
             return real(*args)  # type: ignore[operator]
 
         monkeypatch.setattr(History, name, counting)
-    for module in (memberships, reads):
-        real = module.in_db  # type: ignore[attr-defined]
+    in_db = memberships.in_db
 
-        def asking(*args: object, real: object = real) -> object:
-            asked.append("database")
-            return real(*args)  # type: ignore[operator]
+    def asking(*args: object) -> object:
+        asked.append("database")
+        return in_db(*args)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(module, "in_db", asking)
+    monkeypatch.setattr(memberships, "in_db", asking)
     return asked
 
 
@@ -81,28 +81,56 @@ async def test_a_foreign_and_an_empty_conversation_are_answered_alike_too(
     assert [entry.get("error") for entry in few] == [None, *["not_a_member"] * 3]  # type: ignore[attr-defined]
 
 
-async def test_to_learn_what_is_new_in_one_conversation_takes_one_question(
-    ada: Client, bob: Client, asked: list[str]
+@pytest.mark.parametrize(
+    ("held", "questions"),
+    [(0, ["after", "latest"]), (2, ["after", "latest"]), (3, ["after"]), (8, ["after"]), (9, ["after", "latest"])],
+)
+async def test_to_learn_what_is_new_takes_one_question_unless_there_is_more_or_less_than_that(
+    ada: Client, bob: Client, asked: list[str], held: int, questions: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(reads, "SYNC_PER_CONVERSATION", 5)
     conversation_id, _ = await services.direct_conversation(ada.person, "bob")
     await _say(ada, conversation_id, 8)
     await reads.sync(ada.person, {conversation_id: 0})  # which looks up who it was that spoke
 
-    for held in (0, 3, 8):
-        asked.clear()
-        await reads.sync(ada.person, {conversation_id: held})
-        assert asked == ["after"]
+    asked.clear()
+    await reads.sync(ada.person, {conversation_id: held})
+
+    assert asked == questions
 
 
 async def test_who_asks_again_and_again_is_looked_up_once(ada: Client, bob: Client, asked: list[str]) -> None:
     conversation_id, _ = await services.direct_conversation(ada.person, "bob")
     await _say(ada, conversation_id, 1)
     memberships.conversations.expire_all()  # as after half a minute
-    asked.clear()
-
     await reads.sync(ada.person, {conversation_id: 0})
     assert "database" in asked
 
     asked.clear()
     await reads.sync(ada.person, {conversation_id: 0})
     assert "database" not in asked
+
+
+async def test_who_was_removed_is_not_remembered_from_before(ada: Client, bob: Client) -> None:
+    group = await services.create_group(ada.person, "tea", ["bob"])
+    memberships.conversations.expire_all()
+    assert (await _synced(bob, {group: 0}))[0]["last_seq"] == 1  # type: ignore[index]
+
+    await services.remove_member(ada.person, group, "bob")
+
+    assert await _synced(bob, {group: 0}) == [{"conversation_id": str(group), "error": "not_a_member"}]
+
+
+async def test_while_the_database_is_away_nobody_hears_from_memory_that_they_are_no_member(
+    ada: Client, bob: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = await services.create_group(ada.person, "tea", [])
+    await services.add_member(ada.person, group, "bob")
+    memberships.forget_all()
+
+    def away(*_: object) -> None:
+        raise OperationalError("the database is away")
+
+    monkeypatch.setattr(memberships, "_stored_starts", away)
+    with pytest.raises(Unavailable):
+        await reads.sync(bob.person, {group: 0})

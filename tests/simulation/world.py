@@ -52,6 +52,7 @@ class Node(Process):
         self._world = world
         self.skew_s = world.random.uniform(-0.5, 0.5)
         self.conversations: Kept[UUID, Members] = Kept()
+        self.starts: Kept[UUID, dict[UUID, int]] = Kept()
         self.people: Kept[UUID, Person] = Kept()
         self._links: list[Link] = []
         self.is_listening = False
@@ -193,6 +194,7 @@ def _enter(process: Process) -> None:
     """Module globals are memory of a process too."""
     if isinstance(process, Node):
         memberships.conversations = process.conversations
+        memberships.starts = process.starts
         memberships.people = process.people
 
 
@@ -282,7 +284,7 @@ def _hand_over(task: str, notices: list[Any]) -> None:
 def _install_sql() -> None:
     memberships._load = _load
     memberships._people = lambda ids: {each.id: each for each in _current.people.values() if each.id in ids}
-    reads._stored_starts = _stored_starts
+    memberships._stored_starts = _stored_starts
     reads.conversation_for = _conversation_for
     services._leave = _leave
     consumers.identify = lambda scope: Identity(scope["user"], f"t-{scope['user'].id.hex}", is_staff=False)

@@ -352,6 +352,8 @@ class CassandraHistory:
                 found += (_message(conversation_id, row) for row in rows)
                 if not found or found[-1].seq != self._end_of(bucket):
                     break  # the bucket is not full, so there is no next one
+        if found:
+            self._heads.saw(conversation_id, found[-1].seq)
         return found
 
     async def latest(self, conversation_ids: Collection[UUID]) -> Mapping[UUID, Message]:
