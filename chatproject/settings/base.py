@@ -122,8 +122,8 @@ DATABASES = {"default": env.db("DATABASE_URL", default=f"sqlite:///{DATA / 'chat
 if DATABASES["default"]["ENGINE"].endswith("postgresql"):
     # A pool, as CONN_MAX_AGE would leak a connection per thread under ASGI.
     DATABASES["default"] |= {
+        "ENGINE": "chatproject.postgresql",
         "CONN_MAX_AGE": 0,
-        "CONN_HEALTH_CHECKS": True,  # else each connection that died with the server fails one more request afterwards
         # Left alone, the pool tries a server that is away after 1, 2, 4, 8 … seconds, and is as late when it is back.
         "OPTIONS": {
             "connect_timeout": 2,

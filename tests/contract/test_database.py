@@ -32,7 +32,7 @@ def ask_at_once(number):
 
 ask_at_once(4)
 ask(
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
 )
 ask_at_once(4)
