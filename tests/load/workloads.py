@@ -186,6 +186,7 @@ async def _come_and_go(visitors: Sequence[ChatClient]) -> None:
 async def idle(run: Run) -> Outcome:
     """Connections with their login, and then nothing but heartbeats."""
     crowd = await run.target.gather(run.size.idle)
+    await until_quiet(run.target)
     processes, number = run.target.processes(), run.size.idle
     memory, cpu = memory_bytes(run.target.servers()), sum(cpu_s(processes).values())
     took, turned_away = await crowds.connect(crowd.clients)
