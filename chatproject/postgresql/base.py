@@ -1,8 +1,8 @@
 """
 Django's PostgreSQL, with a cheaper way to take no dead connection from the pool.
 
-CONN_HEALTH_CHECKS asks the server before each question, which costs more than most questions do. But a server that ends
-a connection says so, and then the system has something to read on it, as it has on no other that nobody uses.
+CONN_HEALTH_CHECKS asks the server before each question, which then costs half as much again. But a server that ends a
+connection says so, and then the system has something to read on it, as it has on no other that nobody uses.
 """
 
 import select
