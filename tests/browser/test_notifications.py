@@ -36,6 +36,16 @@ PUSH_MANAGER = """(() => {
     };
 })()"""
 
+# Whoever asks what is shown while it is just being put up makes Chromium forget it: not before the worker is done.
+EXPECT_PUSH = """() => {
+    self.handled = new Promise((resolve) => {
+        PushEvent.prototype.waitUntil = function (work) {
+            ExtendableEvent.prototype.waitUntil.call(this, work);
+            resolve(work);
+        };
+    });
+}"""
+HANDLED = "() => self.handled"
 SHOWN = """async (expected) => {
     const deadline = Date.now() + 10000;
     let all = await self.registration.getNotifications();
@@ -110,7 +120,7 @@ def shown(person: Guest, expected: int) -> list[list[str]]:
 
 
 def deliver(person: Guest, page: Page, payload: dict[str, Any]) -> None:
-    """As the browser does with what its push service hands it."""
+    """As the browser does with what its push service hands it; returns once the service worker is done with it."""
     tools = person.context.new_cdp_session(page)
     registrations: list[dict[str, Any]] = []
     tools.on("ServiceWorker.workerRegistrationUpdated", lambda event: registrations.extend(event["registrations"]))
@@ -118,7 +128,9 @@ def deliver(person: Guest, page: Page, payload: dict[str, Any]) -> None:
     while not registrations:
         page.wait_for_timeout(20)
     push = {"registrationId": registrations[0]["registrationId"], "data": json.dumps(payload)}
+    service_worker(person).evaluate(EXPECT_PUSH)
     tools.send("ServiceWorker.deliverPushMessage", {"origin": person.url, **push})
+    service_worker(person).evaluate(HANDLED)
     tools.detach()
 
 
