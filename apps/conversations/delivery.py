@@ -12,7 +12,7 @@ import msgspec
 
 from apps import failpoints
 from apps.accounts.people import Person
-from apps.conversations import memberships
+from apps.conversations import history, memberships
 from apps.conversations.errors import ChatError, Unavailable
 from apps.conversations.memberships import Members
 from apps.conversations.messages import Kind, Message
@@ -104,6 +104,7 @@ def attach(this: Node) -> None:
     this.exchange.on("members.changed", members_changed)
     this.exchange.on("conversation.frame", conversation_frame)
     this.on_unreached(unreached)
+    history.attach(this.exchange, this.registry)
     this.on_resync(memberships.forget_all)
 
 

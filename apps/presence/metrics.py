@@ -16,6 +16,7 @@ refused = Counter("chat_connects_refused_total", "WebSockets turned away before 
 limited = Counter("chat_rate_limited_total", "Requests above a rate limit", ["limit"])
 loop_lag = Gauge("chat_loop_lag_seconds", "How late the event loop gets to what is due")
 bus_queue = Gauge("chat_bus_queue_depth", "Redis commands waiting for their pipeline")
+handed_over = Counter("chat_messages_handed_over_total", "Messages that another node stored for this one")
 store_seconds = Histogram(
     "chat_store_append_seconds",
     "From asking the history store to its decision",

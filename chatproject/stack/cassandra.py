@@ -76,6 +76,7 @@ class Cassandra(Service):
             "-Dcassandra.jmx.local.port=0",
             "-Djdk.attach.allowAttachSelf=true",
             "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",  # more compiling takes a third of a core for minutes, and gains little
             "-XX:-UsePerfData",
             "-Xss512k",
             "-Xms256m",

@@ -12,6 +12,7 @@ import pytest
 from acsylla.errors import CassErrorLibRequestTimedOut
 
 from apps.conversations.errors import Unavailable
+from apps.conversations.history.base import Contended
 from apps.conversations.history.cassandra import CassandraHistory
 from apps.conversations.messages import Draft
 from tests.contract.backends import BUCKET_SIZE
@@ -121,6 +122,37 @@ async def test_a_first_try_that_was_held_up_finds_what_the_second_one_stored(
     await thawed.close()
 
     assert (message.seq, message.repeated) == (BUCKET_SIZE, True)
+
+
+async def test_who_is_overtaken_twice_in_a_row_gives_way_if_asked_to(
+    store: CassandraHistory, wire: Wire, cassandra_log: str, conversation_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = CassandraHistory(cassandra_log, bucket_size=BUCKET_SIZE)
+    await other.start()
+    execute, overtaking = wire.execute, 0
+
+    async def overtaken(statement: Any) -> Any:
+        nonlocal overtaking
+        if overtaking:
+            overtaking -= 1
+            await other.append(drafts(conversation_id, 1), members_version=0)
+        return await execute(statement)
+
+    monkeypatch.setattr(wire, "execute", overtaken)
+    said = drafts(conversation_id, 3)
+    await store.append(said[:1], members_version=0, give_way=True)
+    overtaking = 1  # as when somebody else spoke last: the number remembered here is an old one
+    await store.append(said[1:2], members_version=0, give_way=True)
+    overtaking = 2
+    with pytest.raises(Contended):
+        await store.append(said[2:], members_version=0, give_way=True)
+    overtaking = 2
+    await store.append(said[2:], members_version=0)
+    await other.close()
+
+    messages = await store.after(conversation_id, 0, 100)
+    assert [message.seq for message in messages] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [message.seq for message in messages if message.sender_id in {each.sender_id for each in said}] == [1, 3, 8]
 
 
 async def test_a_head_remembered_too_high_is_corrected(store: CassandraHistory, conversation_id: UUID) -> None:

@@ -112,7 +112,7 @@ class Chat(Target):
     def __init__(self, stack: str, checkout: Checkout | None = None, name: str = "") -> None:
         super().__init__()
         self.name, self._stack, self._checkout = name or stack, stack, checkout or Checkout()
-        self.warm_up_s = 150.0 if stack == "full" else self.warm_up_s  # so long Java compiles what it runs often
+        self.warm_up_s = 60.0 if stack == "full" else self.warm_up_s  # so long Java compiles what it runs often
         self._supervisor: subprocess.Popen[str] | None = None
 
     @property

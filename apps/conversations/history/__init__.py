@@ -9,6 +9,8 @@ from apps.conversations.history.audit import AuditedStore
 from apps.conversations.history.cassandra import CassandraHistory
 from apps.conversations.history.group_commit import History
 from apps.conversations.history.sqlite import SqliteHistory
+from apps.presence.exchange import Exchange
+from apps.presence.registry import Registry
 
 
 class _Log:
@@ -48,6 +50,11 @@ def store_from_settings() -> AuditedStore:
 async def log() -> History:
     """The history, connected. Raises Unavailable when the store does not answer; the next call tries again."""
     return await _log().connected()
+
+
+def attach(exchange: Exchange, registry: Registry) -> None:
+    """Let the node whose these are, and the others, store for each other what several of them write at once."""
+    _log().history.attach(exchange, registry)
 
 
 async def close() -> None:

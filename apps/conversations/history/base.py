@@ -20,13 +20,17 @@ class MembersChanged(Exception):
         self.version = version
 
 
+class Contended(Exception):
+    """Given up, as other processes write the same conversation and were faster. What is stored of it is unknown."""
+
+
 class HistoryStore(Protocol):
     async def start(self) -> None:
         """Connect and prepare. Raises Unavailable when the store cannot be reached."""
 
     async def close(self) -> None: ...
 
-    async def append(self, drafts: Sequence[Draft], members_version: int) -> list[Message]:
+    async def append(self, drafts: Sequence[Draft], members_version: int, *, give_way: bool = False) -> list[Message]:
         """
         Number and store drafts of ONE conversation, in the order given; returns their messages in that order.
 
@@ -38,6 +42,7 @@ class HistoryStore(Protocol):
         conversation, sender and client_msg_id, at any earlier time within what `after_seq` says) comes back as that
         first message, content included, and takes no new number.
         Raises Unavailable: not decided in time. That is "unknown", never "failed": the same drafts may be given again.
+        With `give_way` it may raise Contended; without, it tries until its time is up.
         """
         ...
 

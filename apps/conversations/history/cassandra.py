@@ -38,7 +38,7 @@ from msgspec import convert
 
 from apps.conversations.errors import Unavailable
 from apps.conversations.history.audit import Part, Row
-from apps.conversations.history.base import MembersChanged
+from apps.conversations.history.base import Contended, MembersChanged
 from apps.conversations.messages import Draft, Kind, Message
 
 logger = logging.getLogger(__name__)
@@ -185,15 +185,15 @@ class CassandraHistory:
             await self._run(_NEWEST_BUCKET, UUID(int=0))
 
     # --- writing -----------------------------------------------------------------------------------------------------
-    async def append(self, drafts: Sequence[Draft], members_version: int) -> list[Message]:
+    async def append(self, drafts: Sequence[Draft], members_version: int, *, give_way: bool = False) -> list[Message]:
         ids = [draft.message_id for draft in drafts]
         async with self._in_time():
             waiting = dict(zip(ids, drafts, strict=True))
-            stored = await self._append(drafts[0].conversation_id, waiting, members_version)
+            stored = await self._append(drafts[0].conversation_id, waiting, members_version, give_way)
         return [stored[message_id] for message_id in ids]
 
     async def _append(
-        self, conversation_id: UUID, waiting: dict[UUID, Draft], members_version: int
+        self, conversation_id: UUID, waiting: dict[UUID, Draft], members_version: int, give_way: bool
     ) -> dict[UUID, Message]:
         """The whole algorithm; see the top of this file."""
         head = await self._likely_head(conversation_id, members_version)
@@ -220,7 +220,9 @@ class CassandraHistory:
                 found = await self._at(conversation_id, bucket, decision.repeats)
                 head = await self._corrected(conversation_id, head, decision.head, members_version)
                 if not found:
-                    await asyncio.sleep(next(pauses))
+                    if (pause := next(pauses)) and give_way:  # the first time it may be that the hint was old
+                        raise Contended
+                    await asyncio.sleep(pause)
             self._heads.saw(conversation_id, head.seq, head.version)
             stored |= found
         return stored

@@ -18,6 +18,7 @@ import msgspec
 from apps import failpoints
 from apps.conversations.errors import Unavailable
 from apps.conversations.history.audit import AuditedStore, Part
+from apps.conversations.history.one_writer import OneWriter
 from apps.conversations.history.pressure import Pressure
 from apps.conversations.messages import Draft, Message
 from apps.presence import metrics
@@ -37,10 +38,11 @@ class History:
 
     def __init__(self, store: AuditedStore) -> None:
         self._store = store
+        self._writer = OneWriter(store, self.append)
         self._waiting: dict[UUID, deque[_Request]] = {}
         self._committers: set[asyncio.Task[None]] = set()
         self._appends, self._reads = Pressure(), Pressure()
-        self.start, self.ping = store.start, store.ping
+        self.start, self.ping, self.attach = store.start, store.ping, self._writer.attach
 
     async def close(self) -> None:
         """What waits is still stored."""
@@ -104,6 +106,7 @@ class History:
     async def _commit_all(self, conversation_id: UUID) -> None:
         waiting = self._waiting[conversation_id]
         while waiting:
+            await self._writer.gather(conversation_id)
             version, alike = next(groupby(islice(waiting, MAX_GROUP), key=attrgetter("members_version")))
             await self._commit([waiting.popleft() for _ in list(alike)], version)
         del self._waiting[conversation_id]
@@ -118,7 +121,7 @@ class History:
                 drafts[which] = msgspec.structs.replace(first, after_seq=draft.after_seq)
         try:
             failpoints.reached("storing")
-            stored_now = await self._store.append(list(drafts.values()), members_version)
+            stored_now = await self._writer.append(list(drafts.values()), members_version)
             failpoints.reached("stored")
         except Exception as error:  # noqa: BLE001 whatever it is, each of the waiting callers has to hear of it
             for _, _, stored in group:

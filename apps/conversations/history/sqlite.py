@@ -117,7 +117,8 @@ class SqliteHistory:
         while not self._idle.empty():
             self._idle.get().close()
 
-    async def append(self, drafts: Sequence[Draft], members_version: int) -> list[Message]:
+    async def append(self, drafts: Sequence[Draft], members_version: int, *, give_way: bool = False) -> list[Message]:
+        """Never gives way: a process that waits for the file has lost nothing."""
         if self._writer is None:
             raise _unavailable("it is closed")
         request = _Request(drafts, members_version, self._loop.create_future())
