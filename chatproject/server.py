@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 MAX_UNREAD = 64  # frames that the application has not got to
 LOOK_AGAIN_S = 0.02
 MOST_GATHERED = 65_536  # bytes
+HANDSHAKE_S = 20  # a crowd that comes back at once is let in one after the other (admission.py)
 DRAIN_BATCH = 200
 DRAIN_GRACE_S = 5
 RECONNECT_SPREAD_MS = 3_000
@@ -299,15 +300,20 @@ def main() -> None:
         if options.port is None
         else [f"{tcp}:backlog={BACKLOG}" for tcp in build_endpoint_description_strings(options.host, options.port)]
     )
-    ChatServer(
+    server(endpoints).run()
+
+
+def server(endpoints: list[str]) -> ChatServer:
+    return ChatServer(
         application,
         endpoints=endpoints,
         websocket_timeout=-1,
-        websocket_connect_timeout=20,  # a crowd that comes back at once is let in one after the other
+        websocket_connect_timeout=HANDSHAKE_S,
+        websocket_handshake_timeout=HANDSHAKE_S,
         websocket_max_message_size=MAX_FRAME_BYTES,
         websocket_max_frame_size=MAX_FRAME_BYTES,
         server_name="chat",
-    ).run()
+    )
 
 
 if __name__ == "__main__":

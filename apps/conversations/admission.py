@@ -22,7 +22,7 @@ from apps.presence import metrics
 
 MAX_HANDSHAKES = 4_000  # under way: some seconds' work
 HANDSHAKES_AT_ONCE = 64  # of these: enough to share round trips, too few to hold up those who are in
-MAX_WAIT_S = 10  # for a turn; the server gives a handshake 20 s
+MAX_WAIT_S = 10  # for a turn; less than the server gives a handshake
 MAX_REQUESTS = 200  # the same for HTTP, where each has a thread
 MAX_LAG_S = 1.0
 LOOK_EVERY_S = 0.1

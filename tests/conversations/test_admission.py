@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -72,6 +74,16 @@ async def test_who_waits_too_long_for_a_turn_is_told_to_come_again(
         for _ in range(HANDSHAKES_AT_ONCE):
             await others.enter_async_context(admission.door().handshake())
         assert (await knock(ada))[0]["status"] == 503
+
+
+def test_the_server_gives_a_handshake_longer_than_its_turn_may_take() -> None:
+    asked = (
+        "from chatproject.server import server; made = server(['nowhere']);"
+        " print(made.websocket_connect_timeout, made.websocket_handshake_timeout)"
+    )
+    command = [sys.executable, "-c", asked]  # a process of its own: the server brings its event loop
+    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    assert min(map(int, told.split())) > admission.MAX_WAIT_S
 
 
 async def test_a_full_node_says_503_before_the_upgrade_until_somebody_leaves(ada: Client, settings: Any) -> None:
