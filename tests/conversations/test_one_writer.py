@@ -12,7 +12,7 @@ from apps.conversations.errors import Unavailable
 from apps.conversations.history import one_writer
 from apps.conversations.history.base import Contended, MembersChanged
 from apps.conversations.history.group_commit import History
-from apps.conversations.messages import Draft, Kind, Message
+from apps.conversations.messages import Draft, Message
 from apps.presence.bus import ChannelLayer
 from apps.presence.node import Node
 from tests.system.servers import eventually
@@ -52,9 +52,20 @@ class Side(NamedTuple):
     store: Store
     history: History
 
-    async def say(self, *texts: str, version: int = 3) -> list[Message]:
-        drafts = [Draft(CONVERSATION, uuid4(), uuid4(), text, Kind.TEXT, after_seq=None) for text in texts]
-        return list(await asyncio.gather(*(self.history.append(draft, version) for draft in drafts)))
+    async def say(self, *texts: str) -> list[Message]:
+        drafts = [Draft(CONVERSATION, uuid4(), uuid4(), text) for text in texts]
+        return list(await asyncio.gather(*(self.history.append(draft, 3) for draft in drafts)))
+
+    @property
+    def others(self) -> one_writer._Others:
+        others = self.history._writer._others
+        assert others is not None
+        return others
+
+    @property
+    def said(self) -> list[str]:
+        """What its store has."""
+        return [draft.content for draft in self.store.stored]
 
 
 @pytest.fixture
@@ -67,12 +78,12 @@ async def sides(embedded_valkey: str, transactional_db: None) -> AsyncIterator[l
         store = Store()
         sides.append(Side(Node(name, layer), store, History(cast(Any, store))))
     for node, _, history in sides:
-        history.attach(node.exchange, node.registry)
+        history.attach(node.exchange, node.registry, history.append_for_another)
         await node.start()
     await eventually(lambda: all(side.node.exchange.hears_itself for side in sides))
-    chosen = {await side.history._writer._writer_of(CONVERSATION, side.node.exchange) for side in sides}
-    assert len(chosen) == 1
-    yield sorted(sides, key=lambda side: side.node.channel not in chosen)
+    chosen = [await side.others.writer_of(CONVERSATION) for side in sides]
+    assert chosen.count(None) == 1
+    yield sides if chosen[0] is None else sides[::-1]
     for node, store, history in sides:
         store.gate.set()
         await history.close()
@@ -82,7 +93,7 @@ async def sides(embedded_valkey: str, transactional_db: None) -> AsyncIterator[l
 async def test_each_writes_by_itself_what_nobody_else_does(sides: list[Side]) -> None:
     for side in sides:
         await side.say("one", "two")
-    assert [len(side.store.stored) for side in sides] == [2, 2]
+    assert [side.said for side in sides] == [["one", "two"]] * 2
 
 
 async def test_what_both_write_at_once_one_of_them_stores(sides: list[Side]) -> None:
@@ -92,13 +103,12 @@ async def test_what_both_write_at_once_one_of_them_stores(sides: list[Side]) -> 
 
     here, there = await asyncio.gather(writer.say("one", "two"), other.say("three", "four"))
 
-    assert other.store.stored == []
+    assert other.said == []
     assert sorted(message.seq for message in here + there) == [1, 2, 3, 4]
     for message in here + there:
         draft = writer.store.stored[message.seq - 1]
         assert (draft.sender_id, draft.client_msg_id) == (message.sender_id, message.client_msg_id)
         assert (draft.content, draft.kind, message.sent_at) == (message.content, message.kind, NOW)
-    assert [message.content for message in there] == ["three", "four"]
     assert there[0].seq < there[1].seq
 
 
@@ -110,11 +120,10 @@ async def test_who_loses_tells_also_those_who_do_not(sides: list[Side]) -> None:
     await eventually(lambda: CONVERSATION in other.history._writer._contended)
     await other.say("two")
 
-    assert [draft.content for draft in writer.store.stored] == ["one", "two"]
-    assert other.store.stored == []
+    assert (writer.said, other.said) == (["one", "two"], [])
 
 
-@pytest.mark.parametrize("error", [MembersChanged(7), Unavailable("It is full.")])
+@pytest.mark.parametrize("error", [MembersChanged(7), Unavailable("It is full.", retry_after_ms=700)])
 async def test_a_refusal_is_that_of_the_writer(sides: list[Side], error: Exception) -> None:
     writer, other = sides
     other.store.contended = {CONVERSATION}
@@ -123,34 +132,53 @@ async def test_a_refusal_is_that_of_the_writer(sides: list[Side], error: Excepti
     with pytest.raises(type(error)) as refused:
         await other.say("one")
 
-    assert str(refused.value) == str(error)
-    assert other.store.stored == []
+    assert vars(refused.value) == vars(error)
+    assert other.said == []
 
 
-async def test_without_an_answer_in_time_a_node_writes_by_itself_and_does_not_ask_again_soon(
+async def test_who_is_asked_asks_nobody_else(sides: list[Side]) -> None:
+    writer, other = sides
+    for side in sides:
+        side.store.contended = {CONVERSATION}
+    await writer.others.ask(other.node.channel, [Draft(CONVERSATION, uuid4(), uuid4(), "one")], 3)
+    assert (writer.said, other.said) == ([], ["one"])
+
+
+async def test_where_the_writer_fails_for_a_reason_of_its_own_a_node_writes_by_itself(sides: list[Side]) -> None:
+    writer, other = sides
+    other.store.contended = {CONVERSATION}
+    writer.store.fails_with = RuntimeError("a bug")
+
+    await other.say("one")
+
+    assert other.said == ["one"]
+
+
+async def test_what_the_writer_gets_to_too_late_it_leaves_to_the_node_that_has_given_up(
     sides: list[Side], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer, other = sides
     other.store.contended = {CONVERSATION}
+    monkeypatch.setattr(one_writer, "ANSWER_S", 0.2)
     writer.store.gate.clear()
-    monkeypatch.setattr(one_writer, "ANSWER_S", 0.1)
+    slow = asyncio.create_task(writer.say("slow"))
 
     await other.say("one")
-    writer.store.gate.set()
-    await eventually(lambda: [draft.content for draft in writer.store.stored] == ["one"])
+    assert await other.others.writer_of(CONVERSATION) is None  # it does not ask again soon
     await other.say("two")
+    writer.store.gate.set()
+    await slow
+    await writer.say("last")
 
-    assert [draft.content for draft in other.store.stored] == ["one", "two"]
+    assert (writer.said, other.said) == (["slow", "last"], ["one", "two"])
 
 
 async def test_a_node_that_has_died_is_passed_over_at_once(sides: list[Side]) -> None:
-    writer, other = sides
-    other.store.contended = {CONVERSATION}
+    _, other = sides
     dead = "node.dead.0"
     await other.node.registry.renew_lease(dead, 1, cast(Any, {}))
-    other.history._writer._passed_over[writer.node.channel] = True
     conversation = CONVERSATION
-    while await other.history._writer._writer_of(conversation, other.node.exchange) != dead:
+    while await other.others.writer_of(conversation) != dead:
         conversation = uuid4()
     other.store.contended = {conversation}
 
@@ -158,7 +186,20 @@ async def test_a_node_that_has_died_is_passed_over_at_once(sides: list[Side]) ->
     await asyncio.wait_for(other.history.append(draft, 0), one_writer.ANSWER_S / 2)
 
     assert other.store.stored == [draft]
-    assert await other.history._writer._writer_of(conversation, other.node.exchange) == other.node.channel
+    assert await other.others.writer_of(conversation) != dead
+
+
+async def test_who_ends_writes_by_itself_and_does_not_wait_for_an_answer(sides: list[Side]) -> None:
+    writer, other = sides
+    other.store.contended = {CONVERSATION}
+    writer.store.gate.clear()
+    waiting = asyncio.create_task(other.say("one"))
+    await eventually(lambda: bool(writer.history._waiting))
+
+    await asyncio.wait_for(other.history.close(), one_writer.ANSWER_S / 2)
+
+    await waiting
+    assert other.said == ["one"]
 
 
 async def test_without_redis_a_node_writes_by_itself(sides: list[Side], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,4 +211,4 @@ async def test_without_redis_a_node_writes_by_itself(sides: list[Side], monkeypa
 
     monkeypatch.setattr(other.node.registry, "live_nodes", away)
     await other.say("one")
-    assert [draft.content for draft in other.store.stored] == ["one"]
+    assert other.said == ["one"]

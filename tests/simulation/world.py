@@ -66,6 +66,8 @@ class Node(Process):
             await history.log()
         this = node.current()
         delivery.attach(this)
+        if self._world.is_contended:
+            history._log().history._writer._contended = _Everything()
         await this.start()
         self.is_listening = True
         self._world.note(self.name, "listens")
@@ -80,6 +82,11 @@ class Node(Process):
         for link in self._links:
             link.server_died()
         self._world.note(self.name, "dies")
+
+
+class _Everything(dict[Any, Any]):
+    def __contains__(self, key: object) -> bool:
+        return True
 
 
 class Socket(consumers.ChatConsumer):
@@ -99,6 +106,7 @@ class World:
         self.scheduler.enter = _enter
         self.random = self.scheduler.random
         self.numbers = count(1)
+        self.is_contended = seed % 7 == 3  # as if each node had just lost: all that is said is handed to one of them
         self.tables = simulated_cassandra.Tables()
         self.cassandra_service = simulated_cassandra.service(self.scheduler)
         self.redis = simulated_redis.Redis(lambda: (EPOCH_S + self.scheduler.now) * 1_000)

@@ -1,14 +1,18 @@
 """The history on the store that the settings name, one per event loop: connections belong to their loop."""
 
 import asyncio
+from collections.abc import Sequence
 
 from django.conf import settings
 
 from apps.accounts.aio import per_loop
+from apps.conversations.errors import Unavailable
 from apps.conversations.history.audit import AuditedStore
 from apps.conversations.history.cassandra import CassandraHistory
 from apps.conversations.history.group_commit import History
+from apps.conversations.history.one_writer import CannotWrite
 from apps.conversations.history.sqlite import SqliteHistory
+from apps.conversations.messages import Draft, Message
 from apps.presence.exchange import Exchange
 from apps.presence.registry import Registry
 
@@ -54,7 +58,15 @@ async def log() -> History:
 
 def attach(exchange: Exchange, registry: Registry) -> None:
     """Let the node whose these are, and the others, store for each other what several of them write at once."""
-    _log().history.attach(exchange, registry)
+
+    async def append_here(drafts: Sequence[Draft], members_version: int) -> list[Message]:
+        try:
+            history = await log()
+        except Unavailable as error:
+            raise CannotWrite from error
+        return await history.append_for_another(drafts, members_version)
+
+    _log().history.attach(exchange, registry, append_here)
 
 
 async def close() -> None:

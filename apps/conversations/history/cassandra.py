@@ -189,17 +189,18 @@ class CassandraHistory:
         ids = [draft.message_id for draft in drafts]
         async with self._in_time():
             waiting = dict(zip(ids, drafts, strict=True))
-            stored = await self._append(drafts[0].conversation_id, waiting, members_version, give_way)
+            stored = await self._append(
+                drafts[0].conversation_id, waiting, members_version, _gives_way() if give_way else _lets_others_pass()
+            )
         return [stored[message_id] for message_id in ids]
 
     async def _append(
-        self, conversation_id: UUID, waiting: dict[UUID, Draft], members_version: int, give_way: bool
+        self, conversation_id: UUID, waiting: dict[UUID, Draft], members_version: int, pauses: Iterator[float]
     ) -> dict[UUID, Message]:
-        """The whole algorithm; see the top of this file."""
+        """The whole algorithm; see the top of this file. `pauses`: each after a batch that others were faster than."""
         head = await self._likely_head(conversation_id, members_version)
         stored: dict[UUID, Message] = {}
         searched = -1  # those before this bucket
-        pauses = _pauses(longest_s=0.08)  # one batch takes some 10 ms: enough to let the others pass
         while waiting := {each: draft for each, draft in waiting.items() if each not in stored}:
             bucket = head.seq // self._bucket_size
             if bucket != searched:
@@ -219,12 +220,10 @@ class CassandraHistory:
             else:
                 found = await self._at(conversation_id, bucket, decision.repeats)
                 head = await self._corrected(conversation_id, head, decision.head, members_version)
-                if not found:
-                    if (pause := next(pauses)) and give_way:  # the first time it may be that the hint was old
-                        raise Contended
-                    await asyncio.sleep(pause)
             self._heads.saw(conversation_id, head.seq, head.version)
             stored |= found
+            if not found:
+                await asyncio.sleep(next(pauses))
         return stored
 
     async def _likely_head(self, conversation_id: UUID, members_version: int) -> _Head:
@@ -503,6 +502,15 @@ class _Heads:
 
 def _batch_of(messages: int) -> str:
     return f"BEGIN BATCH {_SET_LAST_SEQ} {(_ADD_MESSAGE + _ADD_FIRST_SEQ) * messages} APPLY BATCH"
+
+
+def _lets_others_pass() -> Iterator[float]:
+    return _pauses(longest_s=0.08)  # one batch takes some 10 ms
+
+
+def _gives_way() -> Iterator[float]:
+    yield 0  # the first time it may just be that the remembered number was an old one
+    raise Contended
 
 
 def _pauses(longest_s: float) -> Iterator[float]:

@@ -7,7 +7,7 @@ asked. When the store cannot keep up, it says so at once: first to those who rea
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby, islice
 from operator import attrgetter
 from typing import NamedTuple
@@ -31,6 +31,12 @@ class _Request(NamedTuple):
     draft: Draft
     members_version: int
     stored: "asyncio.Future[Message]"
+    for_another: bool = False
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """The node it was for has stopped waiting, and writes by itself. For whoever leaves here it is still stored."""
+        return self.for_another and self.stored.cancelled()
 
 
 class History:
@@ -38,7 +44,7 @@ class History:
 
     def __init__(self, store: AuditedStore) -> None:
         self._store = store
-        self._writer = OneWriter(store, self.append)
+        self._writer = OneWriter(store)
         self._waiting: dict[UUID, deque[_Request]] = {}
         self._committers: set[asyncio.Task[None]] = set()
         self._appends, self._reads = Pressure(), Pressure()
@@ -46,6 +52,7 @@ class History:
 
     async def close(self) -> None:
         """What waits is still stored."""
+        await self._writer.detach()
         await asyncio.gather(*self._committers)
         await self._store.close()
 
@@ -56,7 +63,18 @@ class History:
         Raises MembersChanged: not stored. Raises Unavailable: unknown, and safe to repeat.
         """
         with _Asking(self._appends, "history"):
-            return await self._in_turn(draft, members_version)
+            return await self._queued(draft, members_version)
+
+    async def append_for_another(self, drafts: Sequence[Draft], members_version: int) -> list[Message]:
+        """Drafts of one conversation that another node has let in, and hands over. Raises as `append` does."""
+        requests: list[asyncio.Future[Message]] = []
+        try:
+            for draft in drafts:
+                requests.append(self._queued(draft, members_version, for_another=True))
+            return await asyncio.gather(*requests)
+        finally:
+            for request in requests:
+                request.cancel()  # those that are not stored: the other node does not wait for them
 
     async def before(self, conversation_id: UUID, seq: int | None, limit: int) -> list[Message]:
         with self._reading():
@@ -88,8 +106,8 @@ class History:
             raise Unavailable("The history is busy with new messages; try again.", retry_after_ms=2_000)
         return _Asking(self._reads, "reads")
 
-    async def _in_turn(self, draft: Draft, members_version: int) -> Message:
-        request = _Request(draft, members_version, asyncio.get_running_loop().create_future())
+    def _queued(self, draft: Draft, members_version: int, *, for_another: bool = False) -> "asyncio.Future[Message]":
+        request = _Request(draft, members_version, asyncio.get_running_loop().create_future(), for_another)
         waiting = self._waiting.get(draft.conversation_id)
         if waiting is None:
             self._waiting[draft.conversation_id] = deque([request])
@@ -101,35 +119,38 @@ class History:
             raise Unavailable("Too many messages are waiting in this conversation.", retry_after_ms=1_000)
         else:
             waiting.append(request)
-        return await request.stored
+        return request.stored
 
     async def _commit_all(self, conversation_id: UUID) -> None:
         waiting = self._waiting[conversation_id]
         while waiting:
-            await self._writer.gather(conversation_id)
+            await self._writer.let_more_come(conversation_id)
             version, alike = next(groupby(islice(waiting, MAX_GROUP), key=attrgetter("members_version")))
-            await self._commit([waiting.popleft() for _ in list(alike)], version)
+            group = [waiting.popleft() for _ in list(alike)]
+            if wanted := [request for request in group if not request.is_withdrawn]:
+                await self._commit(wanted, version)
         del self._waiting[conversation_id]
 
     async def _commit(self, group: list[_Request], members_version: int) -> None:
         # Two tries of the same message in one group are one message.
-        tries = [(draft.sender_id, draft.client_msg_id) for draft, _, _ in group]
+        tries = [(draft.sender_id, draft.client_msg_id) for draft, *_ in group]
         drafts: dict[tuple[UUID, UUID], Draft] = {}
-        for which, (draft, _, _) in zip(tries, group, strict=True):
+        for which, (draft, *_) in zip(tries, group, strict=True):
             first = drafts.setdefault(which, draft)
             if first.after_seq is None and draft.after_seq is not None:  # a retry says where to look for the one before
                 drafts[which] = msgspec.structs.replace(first, after_seq=draft.after_seq)
         try:
             failpoints.reached("storing")
-            stored_now = await self._writer.append(list(drafts.values()), members_version)
+            for_others = any(request.for_another for request in group)
+            stored_now = await self._writer.append(list(drafts.values()), members_version, for_others=for_others)
             failpoints.reached("stored")
+            messages = dict(zip(drafts, stored_now, strict=True))
         except Exception as error:  # noqa: BLE001 whatever it is, each of the waiting callers has to hear of it
-            for _, _, stored in group:
+            for _, _, stored, _ in group:
                 if not stored.done():
                     stored.set_exception(error)
             return
-        messages = dict(zip(drafts, stored_now, strict=True))
-        for which, (_, _, stored) in zip(tries, group, strict=True):
+        for which, (_, _, stored, _) in zip(tries, group, strict=True):
             if not stored.done():
                 stored.set_result(messages[which])
 
