@@ -52,7 +52,7 @@ class Client:
         self._random = scheduler.random.random
         self._scheduler = scheduler
         self.timelines = {conversation: Timeline(0) for conversation in conversations}
-        self._outbox = Outbox(device.storage, new_id, lambda: scheduler.now)
+        self._outbox = Outbox(device.storage, new_id, lambda: scheduler.now * 1_000)  # milliseconds, as a page has them
         self.notes: Callable[[str, str], None] = lambda who, what: None
         self._link: Link | None = None
         self._attempt = 0
