@@ -25,6 +25,7 @@ class Store:
     def __init__(self) -> None:
         self.contended: Collection[UUID] = ()  # where others are always faster
         self.stored: list[Draft] = []
+        self.batches: list[int] = []
         self.fails_with: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -36,6 +37,7 @@ class Store:
         if self.fails_with is not None:
             raise self.fails_with
         self.stored += drafts
+        self.batches.append(len(drafts))
         first = len(self.stored) - len(drafts) + 1
         return [
             Message(each.conversation_id, seq, each.sender_id, each.client_msg_id, each.kind, each.content, NOW)
@@ -123,6 +125,19 @@ async def test_who_loses_tells_also_those_who_do_not(sides: list[Side]) -> None:
     assert (writer.said, other.said) == (["one", "two"], [])
 
 
+async def test_only_the_writer_waits_for_more_to_come(sides: list[Side], monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, other = sides
+    monkeypatch.setattr(one_writer, "LET_COME_S", 30)
+    other.history._writer._contended[CONVERSATION] = True
+    await asyncio.wait_for(other.say("one"), 5)
+
+    monkeypatch.setattr(one_writer, "LET_COME_S", 0.5)
+    writer.history._writer._contended[CONVERSATION] = True
+    await asyncio.gather(writer.say("two"), other.say("three"))
+
+    assert (writer.store.batches, other.said) == ([1, 2], [])
+
+
 @pytest.mark.parametrize("error", [MembersChanged(7), Unavailable("It is full.", retry_after_ms=700)])
 async def test_a_refusal_is_that_of_the_writer(sides: list[Side], error: Exception) -> None:
     writer, other = sides
@@ -177,6 +192,7 @@ async def test_a_node_that_has_died_is_passed_over_at_once(sides: list[Side]) ->
     _, other = sides
     dead = "node.dead.0"
     await other.node.registry.renew_lease(dead, 1, cast(Any, {}))
+    other.others._live.clear()
     conversation = CONVERSATION
     while await other.others.writer_of(conversation) != dead:
         conversation = uuid4()
@@ -210,5 +226,6 @@ async def test_without_redis_a_node_writes_by_itself(sides: list[Side], monkeypa
         raise one_writer.RedisError("away")
 
     monkeypatch.setattr(other.node.registry, "live_nodes", away)
+    other.others._live.clear()
     await other.say("one")
     assert other.said == ["one"]

@@ -14,6 +14,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import Any
 from uuid import UUID
@@ -32,8 +33,9 @@ from apps.presence.registry import Registry
 logger = logging.getLogger(__name__)
 
 CONTENDED_S = 60.0  # then a node tries alone again, which costs it two lost batches if nothing has changed
-LET_COME_S = 0.015  # about what a batch takes
+LET_COME_S = 0.015  # about what a batch takes, there and back
 ANSWER_S = 2.0  # leaves time to write by oneself before a client gives up
+KNOWN_S = 1.0  # for which an answer about who lives is good enough, none included: who was asked and is dead shows
 SILENT_S = 10.0  # for which a node that has not answered is not asked again; if it has died, its lease ends before
 
 AppendHere = Callable[[Sequence[Draft], int], Awaitable[list[Message]]]
@@ -59,9 +61,12 @@ class OneWriter:
             await others.close()
 
     async def let_more_come(self, conversation_id: UUID) -> None:
-        """Before a commit of what several nodes write: alone, each message would be as dear as a batch of them."""
-        if conversation_id in self._contended:
-            await asyncio.sleep(LET_COME_S)
+        """Where this node writes for several: alone, each message would be as dear as a batch of them."""
+        if self._others is None or conversation_id not in self._contended:
+            return
+        with suppress(_WriteAlone):
+            if await self._others.writer_of(conversation_id) is None:
+                await asyncio.sleep(LET_COME_S)
 
     async def append(self, drafts: Sequence[Draft], members_version: int, *, for_others: bool = False) -> list[Message]:
         """As HistoryStore.append. `for_others`: some of them were handed over, and are handed to nobody else."""
@@ -130,6 +135,7 @@ class _Others:
         self._exchange, self._registry, self._append_here = exchange, registry, append_here
         self._numbers = count(1)
         self._asked: dict[int, asyncio.Future[_Outcome]] = {}
+        self._live: TTLCache[str, set[str]] = TTLCache(1, KNOWN_S, timer=time.monotonic)
         self._silent: TTLCache[str, bool] = TTLCache(1_000, SILENT_S, timer=time.monotonic)
         self._writing: set[asyncio.Task[None]] = set()  # for others
         self._is_closed = False
@@ -149,13 +155,23 @@ class _Others:
 
         Raises _WriteAlone.
         """
+        live = self._live.get("")
+        if live is None:
+            live = self._live[""] = await self._find_live()
+        if not live:
+            raise _WriteAlone("Redis is away")
+        nodes = live - set(self._silent)
+        chosen = max(nodes, key=lambda node: hashlib.blake2b(node.encode(), key=conversation_id.bytes).digest())
+        return None if chosen == self._exchange.channel else chosen
+
+    async def _find_live(self) -> set[str]:
+        """The channels of all nodes, this one included; empty when Redis does not say."""
         try:
             async with asyncio.timeout(ANSWER_S):
-                live = {self._exchange.channel, *await self._registry.live_nodes()} - set(self._silent)
+                return {self._exchange.channel, *await self._registry.live_nodes()}
         except (RedisError, TimeoutError) as error:
-            raise _WriteAlone(f"Redis is away: {error}") from error
-        chosen = max(live, key=lambda node: hashlib.blake2b(node.encode(), key=conversation_id.bytes).digest())
-        return None if chosen == self._exchange.channel else chosen
+            logger.warning("which nodes there are is not known, as Redis is away: %s", error)
+            return set()
 
     async def tell(self, message: dict[str, Any]) -> None:
         """All nodes. Raises _WriteAlone."""
