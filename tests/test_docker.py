@@ -49,6 +49,21 @@ def test_secrets_come_from_the_environment_and_must_be_there(compose: dict[str, 
     assert not any(value for _, value in named)
 
 
+def test_cassandra_syncs_what_it_acknowledges_after_each_start(compose: dict[str, Any], tmp_path: Path) -> None:
+    conf = tmp_path / "cassandra.yaml"
+    conf.write_text("commitlog_sync: periodic\ncommitlog_sync_period: 10000ms\n# paxos_variant: v1\nnum_tokens: 16\n")
+    command = compose["services"]["cassandra"]["command"]
+    for our, here in {
+        "/etc/cassandra/cassandra.yaml": str(conf),
+        "exec docker-entrypoint.sh cassandra -f": "true",
+    }.items():
+        assert our in command[-1]
+        command[-1] = command[-1].replace(our, here)
+    for _ in range(3):  # the container's files outlive a restart
+        subprocess.run(command, check=True)
+        assert yaml.safe_load(conf.read_text()) == {"commitlog_sync": "batch", "num_tokens": 16, "paxos_variant": "v2"}
+
+
 def test_images_are_pinned_and_ours_does_not_run_as_root(compose: dict[str, Any]) -> None:
     lines = (DOCKER / "Dockerfile").read_text().splitlines()
     images = [line.split()[1] for line in lines if line.startswith("FROM ")]
