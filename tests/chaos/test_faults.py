@@ -69,5 +69,7 @@ async def _play(world: World, row: Row, tmp_path: Path) -> None:
     outcome = await scene.play(row.breaks)
     scene.write(tmp_path / "history.jsonl")
     print(outcome)
+    if outcome.violations:
+        print(await world.last_words())  # the disk they are on goes with the world
     assert not outcome.violations, f"{outcome}\n{tmp_path / 'history.jsonl'}"
     assert outcome.acked > 0

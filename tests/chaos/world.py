@@ -204,6 +204,14 @@ class World:
             if worker.process is None or worker.process.poll() is not None:
                 worker.start()
 
+    async def last_words(self) -> str:
+        """How the logs of the nodes end, where each of their threads is at this moment included."""
+        for node in self.nodes:
+            if node.process is not None and node.process.poll() is None:
+                node.process.send_signal(signal.SIGUSR1)
+        await asyncio.sleep(1)  # who is frozen says nothing
+        return "\n".join(f"--- {node.name}\n{node.log.read_text(errors='replace')[-6_000:]}" for node in self.nodes)
+
     def memory_mb(self) -> dict[str, float]:
         """What each node holds."""
         pids = {node.name: node.process.pid for node in self.nodes if node.process is not None}

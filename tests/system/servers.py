@@ -32,7 +32,7 @@ def free_port() -> int:
 
 class Node:
     def __init__(self, name: str, environment: dict[str, str], log: Path, server: str) -> None:
-        self.name, self.port, self._log = name, free_port(), log
+        self.name, self.port, self.log = name, free_port(), log
         self._environment = {**environment, "NODE_ID": name, "PORT": str(self.port)}
         self._command = [sys.executable, "-m", "chatproject.server", "--port", str(self.port)]
         if server == "uvicorn":
@@ -50,7 +50,7 @@ class Node:
         return f"ws://127.0.0.1:{self.port}/ws/v1/"
 
     def start(self) -> None:
-        with self._log.open("ab") as log:
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command, cwd=BASE_DIR, env=self._environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
@@ -78,7 +78,7 @@ class Node:
         while not self.is_ready:
             assert self.process is not None
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"{self.name} did not become ready:\n{self._log.read_text()[-3000:]}")
+                raise AssertionError(f"{self.name} did not become ready:\n{self.log.read_text()[-3000:]}")
             time.sleep(0.05)
 
 

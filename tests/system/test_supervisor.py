@@ -130,6 +130,16 @@ def test_secrets_are_for_their_owner_alone(run: Run) -> None:
     assert stat.S_IMODE(run.data.stat().st_mode) == 0o700
 
 
+def test_a_node_says_where_its_threads_are_and_goes_on(run: Run) -> None:
+    pid = run.pid("node-1")
+    assert pid is not None
+    os.kill(pid, signal.SIGUSR1)
+    log = run.data / "log" / "node-1.log"
+    wait_until(lambda: "in main" in log.read_text())
+    assert run.pid("node-1") == pid
+    assert run.ready_nodes() == {"node-1", "node-2"}
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_that_is_killed_comes_back(run: Run, part: str) -> None:
     before = run.pid(part)
