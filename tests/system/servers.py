@@ -184,10 +184,11 @@ def worker(chat: Installation, log: Path, *arguments: str, **settings: str) -> I
         process.wait()
 
 
-async def eventually(condition: Any, seconds: float = 30) -> None:
-    """Wait until `condition()` holds, for what no frame tells."""
+async def eventually(condition: Any, seconds: float = 30) -> Any:
+    """Wait until `condition()` holds, for what no frame tells; what it returned then."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (held := condition()):
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds} s in vain")
         await asyncio.sleep(0.05)
+    return held
