@@ -135,7 +135,8 @@ class _Others:
         self._exchange, self._registry, self._append_here = exchange, registry, append_here
         self._numbers = count(1)
         self._asked: dict[int, asyncio.Future[_Outcome]] = {}
-        self._live: TTLCache[str, set[str]] = TTLCache(1, KNOWN_S, timer=time.monotonic)
+        self._live: set[str] = set()  # the channels of all nodes, as of when this one asked; none: Redis did not say
+        self._asks_again_at = 0.0
         self._silent: TTLCache[str, bool] = TTLCache(1_000, SILENT_S, timer=time.monotonic)
         self._writing: set[asyncio.Task[None]] = set()  # for others
         self._is_closed = False
@@ -155,17 +156,16 @@ class _Others:
 
         Raises _WriteAlone.
         """
-        live = self._live.get("")
-        if live is None:
-            live = self._live[""] = await self._find_live()
-        if not live:
+        if time.monotonic() > self._asks_again_at:
+            self._live = await self._find_live()
+            self._asks_again_at = time.monotonic() + KNOWN_S
+        if not self._live:
             raise _WriteAlone("Redis is away")
-        nodes = live - set(self._silent)
+        nodes = self._live - set(self._silent)
         chosen = max(nodes, key=lambda node: hashlib.blake2b(node.encode(), key=conversation_id.bytes).digest())
         return None if chosen == self._exchange.channel else chosen
 
     async def _find_live(self) -> set[str]:
-        """The channels of all nodes, this one included; empty when Redis does not say."""
         try:
             async with asyncio.timeout(ANSWER_S):
                 return {self._exchange.channel, *await self._registry.live_nodes()}
