@@ -1,9 +1,11 @@
 """What a chat process does when it starts and before it ends, whichever ASGI server runs it."""
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import resource
+import signal
 
 from django.conf import settings
 from prometheus_client import start_http_server
@@ -25,6 +27,7 @@ def _lag() -> "asyncio.Task[None]":
 
 
 async def start() -> None:
+    faulthandler.register(signal.SIGUSR1)  # writes where each thread is, as it does with Celery's workers
     try:
         await history.log()
     except Unavailable as error:

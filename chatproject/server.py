@@ -21,9 +21,7 @@ from daphne.server import Server  # isort: skip  (installs the reactor)
 from chatproject.asgi import application  # isort: skip  (sets Django up)
 
 import argparse
-import faulthandler
 import logging
-import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -302,8 +300,6 @@ def main() -> None:
         if options.port is None
         else [f"{tcp}:backlog={BACKLOG}" for tcp in build_endpoint_description_strings(options.host, options.port)]
     )
-    if sys.platform != "win32":
-        faulthandler.register(signal.SIGUSR1)  # writes where each thread is, as it does with Celery's workers
     server(endpoints).run()
 
 

@@ -53,12 +53,12 @@ def test_cassandra_syncs_what_it_acknowledges_after_each_start(compose: dict[str
     conf = tmp_path / "cassandra.yaml"
     conf.write_text("commitlog_sync: periodic\ncommitlog_sync_period: 10000ms\n# paxos_variant: v1\nnum_tokens: 16\n")
     command = compose["services"]["cassandra"]["command"]
-    for our, here in {
+    for theirs, stand_in in {
         "/etc/cassandra/cassandra.yaml": str(conf),
         "exec docker-entrypoint.sh cassandra -f": "true",
     }.items():
-        assert our in command[-1]
-        command[-1] = command[-1].replace(our, here)
+        assert theirs in command[-1]
+        command[-1] = command[-1].replace(theirs, stand_in)
     for _ in range(3):  # the container's files outlive a restart
         subprocess.run(command, check=True)
         assert yaml.safe_load(conf.read_text()) == {"commitlog_sync": "batch", "num_tokens": 16, "paxos_variant": "v2"}
