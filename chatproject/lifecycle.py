@@ -35,6 +35,7 @@ async def start() -> None:
     if settings.METRICS_PORT:
         start_http_server(settings.METRICS_PORT, addr="127.0.0.1")
     _allow_files()
+    throttle.start()
     this = node.current()
     delivery.attach(this)
     await this.start()

@@ -30,28 +30,28 @@ class Costs(Struct, frozen=True, kw_only=True):
     """What one core of the machine of docs/performance.md takes, in µs of CPU where nothing else is said."""
 
     # `python -m tests.load.costs`, which prints them by these names.
-    message_node: Annotated[float, Meta(description="node, a direct message with its two deliveries")] = 800
-    message_cassandra: Annotated[float, Meta(description="Cassandra, the same")] = 1_300
-    delivery_node: Annotated[float, Meta(description="node, a delivery in a group of 100")] = 39
-    frame_node: Annotated[float, Meta(description="both nodes, a frame from one to the other")] = 370
-    idle_node: Annotated[float, Meta(description="node, a connection for a second: heartbeats, renewals")] = 12
+    message_node: Annotated[float, Meta(description="node, a direct message with its two deliveries")] = 1_500
+    message_cassandra: Annotated[float, Meta(description="Cassandra, the same")] = 1_700
+    delivery_node: Annotated[float, Meta(description="node, a delivery in a group of 100")] = 48
+    frame_node: Annotated[float, Meta(description="both nodes, a frame from one to the other")] = 770
+    idle_node: Annotated[float, Meta(description="node, a connection for a second: heartbeats, renewals")] = 17
     idle_postgresql: Annotated[float, Meta(description="PostgreSQL, the same: sessions are looked at again")] = 1.9
-    connection_bytes: Annotated[float, Meta(description="bytes of a node's memory, a connection")] = 55_000
-    open_node: Annotated[float, Meta(description="node, a client that connects, watches and catches up")] = 10_000
-    open_cassandra: Annotated[float, Meta(description="Cassandra, the same")] = 5_400
-    open_postgresql: Annotated[float, Meta(description="PostgreSQL, the same")] = 1_300
-    read_node: Annotated[float, Meta(description="node, somebody says how far they have read (REST)")] = 14_000
-    read_cassandra: Annotated[float, Meta(description="Cassandra, the same")] = 5_300
-    read_postgresql: Annotated[float, Meta(description="PostgreSQL, the same")] = 2_000
-    push_worker: Annotated[float, Meta(description="worker, a push from the notice to the console")] = 24_000
-    push_postgresql: Annotated[float, Meta(description="PostgreSQL, the same: the ledger")] = 7_500
-    push_rabbitmq: Annotated[float, Meta(description="RabbitMQ, the same: two tasks")] = 2_100
-    lookup_redis: Annotated[float, Meta(description="Redis, where the two of a pair are")] = 6.7
-    lookup_more_redis: Annotated[float, Meta(description="Redis, each further member in the same question")] = 1.8
-    publish_redis: Annotated[float, Meta(description="Redis, a message from node to node")] = 1.3
-    renewal_redis: Annotated[float, Meta(description="Redis, an entry of a roster put back")] = 5.7
-    entry_bytes: Annotated[float, Meta(description="bytes of Redis' memory, an entry of a roster")] = 300
-    stored_bytes: Annotated[float, Meta(description="bytes on disk in Cassandra, a message, besides its text")] = 80
+    connection_bytes: Annotated[float, Meta(description="bytes of a node's memory, a connection")] = 56_000
+    open_node: Annotated[float, Meta(description="node, a client that connects, watches and catches up")] = 7_600
+    open_cassandra: Annotated[float, Meta(description="Cassandra, the same")] = 1_000
+    open_postgresql: Annotated[float, Meta(description="PostgreSQL, the same")] = 970
+    read_node: Annotated[float, Meta(description="node, somebody says how far they have read (REST)")] = 15_000
+    read_cassandra: Annotated[float, Meta(description="Cassandra, the same")] = 1_800
+    read_postgresql: Annotated[float, Meta(description="PostgreSQL, the same")] = 1_600
+    push_worker: Annotated[float, Meta(description="worker, a push from the notice to the console")] = 23_000
+    push_postgresql: Annotated[float, Meta(description="PostgreSQL, the same: the ledger")] = 7_300
+    push_rabbitmq: Annotated[float, Meta(description="RabbitMQ, the same: two tasks")] = 2_000
+    lookup_redis: Annotated[float, Meta(description="Redis, where the two of a pair are")] = 8.9
+    lookup_more_redis: Annotated[float, Meta(description="Redis, each further member in the same question")] = 1.9
+    publish_redis: Annotated[float, Meta(description="Redis, a message from node to node")] = 1.4
+    renewal_redis: Annotated[float, Meta(description="Redis, an entry of a roster put back")] = 6.3
+    entry_bytes: Annotated[float, Meta(description="bytes of Redis' memory, an entry of a roster")] = 310
+    stored_bytes: Annotated[float, Meta(description="bytes on disk in Cassandra, a message, besides its text")] = 93
     # `python -m tests.simulation.traffic`: a direct message, less the beats and its 105 bytes of text.
     bus_bytes: Annotated[float, Meta(description="bytes on the bus, a frame, besides its text")] = 410
     socket_bytes: Annotated[float, Meta(description="bytes on a socket, a message, besides its text")] = 325

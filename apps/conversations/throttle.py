@@ -62,6 +62,11 @@ async def take(limit: Limit, key: str) -> None:
         raise RateLimited("You are asking too fast.", retry_after_ms=max(100, int(wait_s * 1_000)))
 
 
+def start() -> None:
+    """Making its storage imports for 200 ms: while nobody waits."""
+    _throttle()
+
+
 async def close() -> None:
     await _throttle().close()
 
