@@ -119,7 +119,7 @@ class Cassandra(Service):
         return self._lets_in("cassandra", "cassandra", role, known.format(secrets.token_hex(16)))
 
 
-# Idle threads of Cassandra look for work every 10 µs for a while. Here others need the core, and 2 ms are soon enough.
+# The timer slack of its threads: idle ones look for work every 10 µs for a while, on a core that the nodes need too.
 _CALMLY = ("sh", "-c", 'slack=/proc/self/timerslack_ns; [ -w $slack ] && echo 2000000 > $slack; exec "$@"', "sh")
 
 _SEEDS = "org.apache.cassandra.locator.SimpleSeedProvider"

@@ -33,9 +33,9 @@ from apps.presence.registry import Registry
 logger = logging.getLogger(__name__)
 
 CONTENDED_S = 60.0  # then a node tries alone again, which costs it two lost batches if nothing has changed
-LET_COME_S = 0.015  # about what a batch takes, there and back
+LET_COME_S = 0.015  # about what a batch takes
 ANSWER_S = 2.0  # leaves time to write by oneself before a client gives up
-KNOWN_S = 1.0  # for which an answer about who lives is good enough, none included: who was asked and is dead shows
+KNOWN_S = 1.0  # for which the list of live nodes is used, or that Redis gave none; a dead node shows when it is asked
 SILENT_S = 10.0  # for which a node that has not answered is not asked again; if it has died, its lease ends before
 
 AppendHere = Callable[[Sequence[Draft], int], Awaitable[list[Message]]]
@@ -61,7 +61,7 @@ class OneWriter:
             await others.close()
 
     async def let_more_come(self, conversation_id: UUID) -> None:
-        """Where this node writes for several: alone, each message would be as dear as a batch of them."""
+        """The writer pauses before a commit: alone, each message would be as dear as a batch of them."""
         if self._others is None or conversation_id not in self._contended:
             return
         with suppress(_WriteAlone):
