@@ -79,7 +79,7 @@ const session = new Session({
       presence.peopleChanged();
       void device.refresh(hello.session_id).catch(unimportant);
     },
-    onMissed: () => void list.refresh(server.conversations).catch(unimportant),
+    onMissed: () => void lookAgain().catch(unimportant),
     onMessage: (message) => void list.message(message).catch(unimportant),
     onInOrder: (_, messages) => log?.append(messages),
     onConversation: conversationChanged,
@@ -217,9 +217,17 @@ function conversationChanged(conversation, isRemoved) {
     const { length } = conversation.members;
     if (count !== null) count.textContent = `${length} member${length === 1 ? "" : "s"}`;
   }
-  if (conversation.id === membersOf) {
-    void redraw(location.pathname, "[data-member-list]").then(() => presence.peopleChanged(), unimportant);
-  }
+  if (conversation.id === membersOf) redrawMembers();
+}
+
+/** Nobody has told of what changed since the server drew the page, or since the last connection broke. */
+async function lookAgain() {
+  if (membersOf !== null) redrawMembers();
+  await list.refresh(server.conversations);
+}
+
+function redrawMembers() {
+  redraw(location.pathname, "[data-member-list]").then(() => presence.peopleChanged(), unimportant);
 }
 
 /** @param {string} id */

@@ -87,6 +87,27 @@ def test_a_group_of_three_hears_everything_and_knows_who_is_in_it(ada: Guest, bo
     expect(bob.page.get_by_role("log").get_by_text("Ada Lovelace left")).to_be_visible()
 
 
+def test_who_was_offline_sees_what_became_of_the_members_meanwhile(ada: Guest, bob: Guest) -> None:
+    ada.page.goto(f"{ada.url}/new/")
+    ada.page.get_by_label("Name of the group").fill("Tea")
+    ada.page.get_by_label(re.compile("^Usernames")).fill(bob.username)
+    ada.page.get_by_role("button", name="Make the group").click()
+    bob.open("Tea")
+    for person in (ada, bob):
+        person.page.get_by_role("link", name="Members").click()
+        expect(person.page.get_by_role("heading", name="Members")).to_be_visible()
+        person.connected()
+    expect(bob.page.get_by_text("admin", exact=True)).to_have_count(0)
+
+    bob.expected = OFFLINE
+    bob.context.set_offline(True)
+    expect(bob.page.get_by_text("You are offline.")).to_be_visible()
+    ada.page.get_by_role("button", name="Make an admin Bob Kahn").click()
+    expect(ada.page.get_by_text("admin", exact=True)).to_be_visible()
+    bob.context.set_offline(False)
+    expect(bob.page.get_by_text("admin", exact=True)).to_be_visible()
+
+
 def test_scrolling_back_loads_what_came_before_and_keeps_the_place(ada: Guest, bob: Guest) -> None:
     conversation = ada.find(bob)
     ada.write_history(conversation, *(f"message {number}" for number in range(1, 421)))

@@ -1,18 +1,35 @@
 // @ts-check
 /** Parts of a page that are fetched again as the server draws them. */
 
+/** @type {Map<string, number>} */
+const asked = new Map();
+
 /**
+ * An answer that comes after that of a later call is none. What is the same stays untouched: whoever is pressing it
+ * must not lose it.
+ *
  * @param {string} address
  * @param {string} selector
- * @param {() => boolean} [isWanted] asked once the answer is there
  */
-export async function redraw(address, selector, isWanted = () => true) {
+export async function redraw(address, selector) {
+  const mine = (asked.get(selector) ?? 0) + 1;
+  asked.set(selector, mine);
   const response = await fetch(address);
   if (!response.ok) return;
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  const shown = document.querySelector(selector);
   const drawn = page.querySelector(selector);
-  if (drawn === null || !isWanted()) return;
-  document.querySelector(selector)?.replaceChildren(...document.adoptNode(drawn).childNodes);
+  if (shown === null || drawn === null || asked.get(selector) !== mine) return;
+  if (!withoutWhatVaries(shown).isEqualNode(withoutWhatVaries(drawn))) {
+    shown.replaceChildren(...document.adoptNode(drawn).childNodes);
+  }
+}
+
+/** @param {Element} element */
+function withoutWhatVaries(element) {
+  const copy = /** @type {Element} */ (document.importNode(element, true));
+  for (const part of copy.querySelectorAll("[data-presence], [name=csrfmiddlewaretoken]")) part.remove();
+  return copy;
 }
 
 /**
@@ -25,12 +42,9 @@ export async function redraw(address, selector, isWanted = () => true) {
 export function searchWhileTyping(form, selector, onDrawn) {
   /** @type {any} */
   let timer = null;
-  let asked = 0;
   const search = async () => {
     const query = new URLSearchParams([...new FormData(form)].map(([name, value]) => [name, `${value}`]));
-    asked += 1;
-    const mine = asked;
-    await redraw(`${form.action}?${query}`, selector, () => mine === asked); // an answer that is late is no answer
+    await redraw(`${form.action}?${query}`, selector);
     onDrawn();
   };
   form.addEventListener("input", () => {
