@@ -6,16 +6,18 @@ the snapshot is always looked up again, so that a new member is never refused, a
 long the answer took.
 """
 
+import asyncio
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 import msgspec
 from django.db.models import Q
 
+from apps.accounts import aio
 from apps.accounts.models import Block, User
 from apps.accounts.people import Person
 from apps.conversations.database import in_db
@@ -30,6 +32,7 @@ V = TypeVar("V")
 KEEP_S = 30
 MAX_KEPT = 50_000
 MAX_READS = 3
+COLUMNS = ("conversation_id", "user_id", "user__username", "user__display_name", "role", "start_seq", "left_at")
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -78,7 +81,9 @@ class Kept(Generic[K, V]):
 
     def __init__(self) -> None:
         self._values: OrderedDict[K, tuple[float, V]] = OrderedDict()
-        self.expired = 0  # how often; what was read before the last time is not to be kept
+        self._expired: OrderedDict[K, int] = OrderedDict()  # the moment of each, of the newest 50,000
+        self._all_expired = 0  # the moment up to which any may have
+        self.moment = 0  # counts what has expired
 
     def fresh(self, key: K) -> V | None:
         until, value = self._values.get(key, (0.0, None))
@@ -94,13 +99,23 @@ class Kept(Generic[K, V]):
             self._values.popitem(last=False)
 
     def expire(self, key: K) -> None:
-        self.expired += 1
+        self.moment += 1
+        self._expired[key] = self.moment
+        self._expired.move_to_end(key)
+        if len(self._expired) > MAX_KEPT:
+            _, self._all_expired = self._expired.popitem(last=False)
         if key in self._values:
             self._values[key] = (0.0, self._values[key][1])
 
     def expire_all(self) -> None:
-        self.expired += 1
+        self.moment += 1
+        self._expired.clear()
+        self._all_expired = self.moment
         self._values = OrderedDict((key, (0.0, value)) for key, (_, value) in self._values.items())
+
+    def expired_since(self, key: K, moment: int) -> bool:
+        """Then what was read before that is not to be kept. It may say so of a key that did not."""
+        return self._expired.get(key, self._all_expired) > moment
 
 
 conversations: Kept[UUID, Members] = Kept()
@@ -122,41 +137,89 @@ async def known(conversation_id: UUID) -> Members:
     return conversations.fresh(conversation_id) or await load(conversation_id, None)
 
 
-async def newer(than: Members, log_version: int) -> Members:
+async def newer(conversation_id: UUID, log_version: int) -> Members:
     """
     After the log has told that they changed. Raises NotFound, Unavailable.
 
     The log counts no further than the database, unless that was restored from a backup older than the log. Then the
     database takes over where the log is: who is a member is what it says now.
     """
-    expire(than.conversation_id)
-    members = await in_db(_load, than.conversation_id, None)
-    if members is not None and members.version < log_version:
-        logger.error("the database is older than the history", extra={"conversation_id": str(than.conversation_id)})
-        behind = Conversation.objects.filter(id=than.conversation_id, members_version__lt=log_version)
+    for _ in range(2):  # what another had begun to read may be from before
+        remembered = conversations.fresh(conversation_id)
+        if remembered is not None and remembered.version < log_version:
+            expire(conversation_id)  # the first of those who are told; the others wait for what it reads
+        members = await known(conversation_id)
+        if members.version >= log_version:
+            return members
+    expire(conversation_id)
+    stored = await in_db(_load, conversation_id, None)
+    if stored is not None and stored.version < log_version:
+        logger.error("the database is older than the history", extra={"conversation_id": str(conversation_id)})
+        behind = Conversation.objects.filter(id=conversation_id, members_version__lt=log_version)
         await in_db(behind.update, members_version=log_version)
-    return await load(than.conversation_id, None)
+    return await load(conversation_id, None)
 
 
 async def load(conversation_id: UUID, user_id: UUID | None) -> Members:
     """Fresh from the database, or, while that is away, as last known. Raises NotFound, Unavailable."""
+    try:
+        members = await _read(conversation_id, user_id)
+    except Unavailable as error:
+        last_known = conversations.stale(conversation_id)
+        if last_known is None:
+            raise
+        logger.warning("a conversation goes on as last known: %s", error)
+        return last_known
+    if members is None:
+        raise NotFound("There is no such conversation.")
+    return members
+
+
+class _Reading(NamedTuple):
+    moment: int  # at which it began
+    task: asyncio.Task[Members | None]
+
+
+@aio.per_loop
+def _readings() -> dict[UUID, _Reading]:
+    return {}
+
+
+async def _read(conversation_id: UUID, user_id: UUID | None) -> Members | None:
+    """
+    What `_load` returns. One reads for everyone who asks meanwhile: a large group takes long.
+
+    Who joins a reading may have become a member since it began. If they are not in it, they read again.
+    """
     for _ in range(MAX_READS):
-        expired = conversations.expired
+        reading = _readings().get(conversation_id)
+        if reading is None:
+            reading = _begin_to_read(conversation_id, user_id)
+            members = await asyncio.shield(reading.task)
+            is_theirs = True
+        else:
+            if user_id is not None and not await in_db(_was_ever_in, conversation_id, user_id):
+                return None  # as fast as of a conversation that does not exist
+            members = await asyncio.shield(reading.task)
+            is_theirs = members is not None and (user_id is None or user_id in members.present)
+        if is_theirs and not conversations.expired_since(conversation_id, reading.moment):
+            return members
+    return await in_db(_load, conversation_id, user_id)
+
+
+def _begin_to_read(conversation_id: UUID, user_id: UUID | None) -> _Reading:
+    async def read() -> Members | None:
         try:
             members = await in_db(_load, conversation_id, user_id)
-        except Unavailable as error:
-            last_known = conversations.stale(conversation_id)
-            if last_known is None:
-                raise
-            logger.warning("a conversation goes on as last known: %s", error)
-            return last_known
-        if members is None:
-            raise NotFound("There is no such conversation.")
-        if expired == conversations.expired:
+        finally:
+            del _readings()[conversation_id]
+        if members is not None and not conversations.expired_since(conversation_id, reading.moment):
             conversations.keep(conversation_id, members)
-            break
-        # Some conversation changed while this one was read, perhaps this one: what was read may be from before.
-    return members
+        return members
+
+    reading = _Reading(conversations.moment, asyncio.get_running_loop().create_task(read()))
+    _readings()[conversation_id] = reading
+    return reading
 
 
 async def starts_of(user_id: UUID, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
@@ -165,14 +228,15 @@ async def starts_of(user_id: UUID, conversation_ids: Collection[UUID]) -> dict[U
     missing = [each for each in conversation_ids if each not in found]
     if not missing:
         return found
-    expired = starts.expired
+    moment = starts.moment
     stored = await in_db(_stored_starts, user_id, missing)
-    if expired == starts.expired:
-        for conversation_id, start in stored.items():
-            if (of_some := starts.fresh(conversation_id)) is None:
-                starts.keep(conversation_id, {user_id: start})
-            else:
-                of_some[user_id] = start
+    for conversation_id, start in stored.items():
+        if starts.expired_since(conversation_id, moment):
+            continue
+        if (of_some := starts.fresh(conversation_id)) is None:
+            starts.keep(conversation_id, {user_id: start})
+        else:
+            of_some[user_id] = start
     return found | stored
 
 
@@ -233,38 +297,42 @@ def _load(conversation_id: UUID, user_id: UUID | None) -> Members | None:
     return None if found is None else snapshots([found])[0]
 
 
+def _was_ever_in(conversation_id: UUID, user_id: UUID) -> bool:
+    return Membership.objects.filter(conversation_id=conversation_id, user_id=user_id).exists()
+
+
 def snapshots(conversations: Collection[Conversation]) -> list[Members]:
     """
     The members of many conversations, in two queries and one more for blocks between the two of a direct one.
 
     The conversations were read before their members: so these may be newer than their version says, never older.
     """
-    ids = [conversation.id for conversation in conversations]
-    rows: dict[UUID, list[Membership]] = {conversation_id: [] for conversation_id in ids}
-    for row in Membership.objects.filter(conversation_id__in=ids).select_related("user").order_by("joined_at", "id"):
-        rows[row.conversation_id].append(row)
+    present: dict[UUID, dict[UUID, Member]] = {each.id: {} for each in conversations}
+    gone: dict[UUID, set[UUID]] = {each.id: set() for each in conversations}
+    rows = Membership.objects.filter(conversation_id__in=list(present)).order_by("joined_at", "id")
+    for conversation_id, user_id, username, display_name, role, start_seq, left_at in rows.values_list(*COLUMNS):
+        if left_at is None:
+            present[conversation_id][user_id] = Member(Person(user_id, username, display_name), role, start_seq)
+        else:
+            gone[conversation_id].add(user_id)
     pairs = {
-        conversation.id: {row.user_id for row in rows[conversation.id]}
-        for conversation in conversations
-        if conversation.kind == Conversation.Kind.DIRECT
+        each.id: present[each.id].keys() | gone[each.id]
+        for each in conversations
+        if each.kind == Conversation.Kind.DIRECT
     }
     blocks = _blocks_among(set().union(*pairs.values())) if pairs else set()
     return [
         Members(
-            conversation_id=conversation.id,
-            kind=conversation.kind,
-            title=conversation.title,
-            present={row.user_id: _member(row) for row in rows[conversation.id] if row.left_at is None},
-            gone=frozenset(row.user_id for row in rows[conversation.id] if row.left_at is not None),
-            blocked=frozenset(pairs.get(conversation.id, ())) in blocks,
-            version=conversation.members_version,
+            conversation_id=each.id,
+            kind=each.kind,
+            title=each.title,
+            present=present[each.id],
+            gone=frozenset(gone[each.id]),
+            blocked=frozenset(pairs.get(each.id, ())) in blocks,
+            version=each.members_version,
         )
-        for conversation in conversations
+        for each in conversations
     ]
-
-
-def _member(row: Membership) -> Member:
-    return Member(Person.of(row.user), row.role, row.start_seq)
 
 
 def _blocks_among(user_ids: Iterable[UUID]) -> set[frozenset[UUID]]:

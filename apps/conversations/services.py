@@ -61,7 +61,7 @@ async def _store(draft: Draft, members: Members) -> tuple[Message, Members]:
             with metrics.store_seconds.time():
                 message = await (await log()).append(draft, members.version)
         except MembersChanged as changed:
-            members = await memberships.newer(members, changed.version)
+            members = await memberships.newer(draft.conversation_id, changed.version)
         else:
             metrics.stored.inc()
             return message, members

@@ -1,15 +1,17 @@
 """What is kept in memory of who is in a conversation, and when it is not believed."""
 
+import asyncio
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from django.db.models import F
 
 from apps.accounts.people import Person
 from apps.conversations import memberships, services
 from apps.conversations.errors import NotAMember, NotFound, Unavailable
 from apps.conversations.messages import Draft
-from apps.conversations.models import Conversation
+from apps.conversations.models import Conversation, Membership
 from tests.embedded import Client
 
 
@@ -45,22 +47,165 @@ async def test_while_the_database_is_away_a_conversation_goes_on_as_last_known(
         await memberships.of(UUID(int=7), ada.person.id)
 
 
-async def test_what_was_read_before_a_change_is_not_kept(
-    ada: Client, bob: Client, eve: Client, group: UUID, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    in_db = memberships.in_db
-    memberships.forget_all()
-    changes = iter(["eve joins"])
+class Reads:
+    """Of who is in a conversation: counted, and each held up after it, until `go_on`."""
 
-    async def overtaken(function: Any, *args: Any) -> Any:
-        read = await in_db(function, *args)
-        if next(changes, None):
-            await services.add_member(ada.person, group, "eve")
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self._in_db = memberships.in_db
+        self._done, self._go_on = asyncio.Event(), asyncio.Event()
+        monkeypatch.setattr(memberships, "in_db", self._hold)
+
+    async def _hold(self, function: Any, *args: Any) -> Any:
+        if function is not memberships._load:
+            return await self._in_db(function, *args)
+        self.count += 1
+        read = await self._in_db(function, *args)
+        self._done.set()
+        await self._go_on.wait()
         return read
 
-    monkeypatch.setattr(memberships, "in_db", overtaken)
-    assert eve.person.id in (await memberships.of(group, bob.person.id)).present
-    assert eve.person.id in (await memberships.of(group, bob.person.id)).present
+    async def begun(self) -> None:
+        """One has read, and nobody has heard what."""
+        await asyncio.wait_for(self._done.wait(), 10)
+
+    def go_on(self) -> None:
+        self._go_on.set()
+
+
+@pytest.fixture
+async def tea(ada: Client, bob: Client) -> UUID:
+    """A group of which nobody was told: nothing of it is on its way between nodes."""
+    conversation = await Conversation.objects.acreate(kind=Conversation.Kind.GROUP, title="tea")
+    for who, role in ((ada, Membership.Role.OWNER), (bob, Membership.Role.MEMBER)):
+        await Membership.objects.acreate(conversation=conversation, user_id=who.person.id, role=role)
+    return conversation.id
+
+
+@pytest.fixture
+def held(tea: UUID, monkeypatch: pytest.MonkeyPatch) -> Reads:
+    memberships.forget_all()
+    return Reads(monkeypatch)
+
+
+async def join(conversation_id: UUID, who: Client) -> None:
+    """By another node, which this one has not heard of yet."""
+    await Membership.objects.acreate(conversation_id=conversation_id, user_id=who.person.id)
+    await Conversation.objects.filter(id=conversation_id).aupdate(members_version=F("members_version") + 1)
+
+
+async def test_what_was_read_before_a_change_is_not_kept(bob: Client, eve: Client, tea: UUID, held: Reads) -> None:
+    asked = asyncio.create_task(memberships.of(tea, bob.person.id))
+    await held.begun()
+    await join(tea, eve)
+    memberships.expire(tea)
+    held.go_on()
+    assert eve.person.id in (await asked).present
+    assert eve.person.id in (await memberships.of(tea, bob.person.id)).present
+
+
+async def test_nor_is_it_when_who_asked_has_gone(bob: Client, eve: Client, tea: UUID, held: Reads) -> None:
+    asked = asyncio.create_task(memberships.of(tea, bob.person.id))
+    await held.begun()
+    asked.cancel()
+    await join(tea, eve)
+    memberships.expire(tea)
+    reading = memberships._readings()[tea].task
+    held.go_on()
+    await reading
+    assert eve.person.id in (await memberships.known(tea)).present
+
+
+async def test_a_change_elsewhere_costs_no_second_read(bob: Client, tea: UUID, held: Reads) -> None:
+    asked = asyncio.create_task(memberships.of(tea, bob.person.id))
+    await held.begun()
+    memberships.expire(uuid4())
+    held.go_on()
+    await asked
+    await memberships.of(tea, bob.person.id)
+    assert held.count == 1
+
+
+async def test_one_reads_for_all_who_ask_meanwhile(ada: Client, bob: Client, tea: UUID, held: Reads) -> None:
+    first = asyncio.create_task(memberships.of(tea, bob.person.id))
+    await held.begun()
+    others = [memberships.of(tea, each.person.id) for each in (ada, bob) * 10] + [memberships.known(tea)]
+    waiting = asyncio.gather(*others)
+    first.cancel()  # who asked first has gone
+    held.go_on()
+    assert {members.title for members in await waiting} == {"tea"}
+    assert held.count == 1
+
+
+async def test_who_became_a_member_while_it_was_read_is_not_refused(
+    bob: Client, eve: Client, tea: UUID, held: Reads
+) -> None:
+    asked = asyncio.create_task(memberships.of(tea, bob.person.id))
+    await held.begun()
+    await join(tea, eve)
+    joined = asyncio.create_task(memberships.of(tea, eve.person.id))
+    held.go_on()
+    assert eve.person.id in (await joined).present
+    await asked
+
+
+async def test_a_stranger_does_not_notice_that_it_is_read(bob: Client, eve: Client, tea: UUID, held: Reads) -> None:
+    asked = asyncio.create_task(memberships.of(tea, bob.person.id))
+    await held.begun()
+    with pytest.raises(NotFound):
+        await memberships.of(tea, eve.person.id)
+    held.go_on()
+    await asked
+
+
+async def test_what_a_stranger_did_not_find_is_there_for_a_member(
+    bob: Client, eve: Client, tea: UUID, held: Reads
+) -> None:
+    stranger = asyncio.create_task(memberships.of(tea, eve.person.id))
+    await held.begun()
+    member = asyncio.create_task(memberships.of(tea, bob.person.id))
+    held.go_on()
+    assert (await member).title == "tea"
+    with pytest.raises(NotFound):
+        await stranger
+
+
+async def test_a_change_that_many_are_told_of_is_read_once(
+    bob: Client, eve: Client, tea: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await memberships.of(tea, bob.person.id)
+    await join(tea, eve)
+    reads = Reads(monkeypatch)
+    reads.go_on()
+
+    found = await asyncio.gather(*(memberships.newer(tea, before.version + 1) for _ in range(20)))
+    assert {members.version for members in found} == {before.version + 1}
+    assert reads.count == 1
+
+
+async def test_a_change_is_read_once_though_a_reading_from_before_it_goes_on(
+    bob: Client, eve: Client, tea: UUID, held: Reads
+) -> None:
+    before = asyncio.create_task(memberships.of(tea, bob.person.id))
+    await held.begun()
+    await join(tea, eve)
+    told = asyncio.gather(*(memberships.newer(tea, 1) for _ in range(20)))
+    held.go_on()
+    assert {members.version for members in await told} == {1}
+    assert held.count == 2
+    await before
+
+
+def test_what_expired_long_ago_counts_as_expired(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memberships, "MAX_KEPT", 2)
+    kept = memberships.Kept[str, str]()
+    for name in ("tea", "coffee", "cocoa"):
+        kept.expire(name)  # 1, 2, 3: the first is forgotten
+    assert [kept.expired_since(name, 1) for name in ("tea", "coffee", "cocoa", "milk")] == [False, True, True, False]
+    assert [kept.expired_since(name, 0) for name in ("tea", "milk")] == [True, True]
+    kept.expire_all()
+    assert kept.expired_since("milk", 3)
+    assert not kept.expired_since("milk", 4)
 
 
 def said_by(person: Person, conversation_id: UUID) -> Draft:

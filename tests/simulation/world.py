@@ -291,6 +291,7 @@ def _hand_over(task: str, notices: list[Any]) -> None:
 
 def _install_sql() -> None:
     memberships._load = _load
+    memberships._was_ever_in = lambda conversation_id, user_id: _load(conversation_id, user_id) is not None
     memberships._people = lambda ids: {each.id: each for each in _current.people.values() if each.id in ids}
     memberships._stored_starts = _stored_starts
     reads.conversation_for = _conversation_for
