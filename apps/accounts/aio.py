@@ -1,10 +1,10 @@
-"""The two bridges between the event loop and the rest: SQL in a small pool of threads, and one object per loop."""
+"""Between the event loop and the rest: SQL in a few threads, one object per loop, and tasks that many wait for."""
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from django.db import OperationalError, connection
@@ -46,6 +46,12 @@ def _ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     finally:
         if connection.vendor != "sqlite" or connection.errors_occurred:
             connection.close_if_unusable_or_obsolete()
+
+
+def retrieve(task: "asyncio.Task[Any]") -> None:
+    """As a done callback, of a task that others wait for: with none of them left, asyncio would log its exception."""
+    if not task.cancelled():
+        task.exception()
 
 
 def per_loop(factory: Callable[[], T]) -> Callable[[], T]:

@@ -31,8 +31,7 @@ V = TypeVar("V")
 
 KEEP_S = 30
 MAX_KEPT = 50_000
-MAX_READS = 3
-COLUMNS = ("conversation_id", "user_id", "user__username", "user__display_name", "role", "start_seq", "left_at")
+MAX_EXPIRED = 1_000
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -81,9 +80,9 @@ class Kept(Generic[K, V]):
 
     def __init__(self) -> None:
         self._values: OrderedDict[K, tuple[float, V]] = OrderedDict()
-        self._expired: OrderedDict[K, int] = OrderedDict()  # the moment of each, of the newest 50,000
-        self._all_expired = 0  # the moment up to which any may have
         self.moment = 0  # counts what has expired
+        self._expired: OrderedDict[K, int] = OrderedDict()  # the newest of these, and the moment of each
+        self._forgotten = 0  # any other may have expired up to this moment
 
     def fresh(self, key: K) -> V | None:
         until, value = self._values.get(key, (0.0, None))
@@ -102,20 +101,20 @@ class Kept(Generic[K, V]):
         self.moment += 1
         self._expired[key] = self.moment
         self._expired.move_to_end(key)
-        if len(self._expired) > MAX_KEPT:
-            _, self._all_expired = self._expired.popitem(last=False)
+        if len(self._expired) > MAX_EXPIRED:
+            _, self._forgotten = self._expired.popitem(last=False)
         if key in self._values:
             self._values[key] = (0.0, self._values[key][1])
 
     def expire_all(self) -> None:
         self.moment += 1
         self._expired.clear()
-        self._all_expired = self.moment
+        self._forgotten = self.moment
         self._values = OrderedDict((key, (0.0, value)) for key, (_, value) in self._values.items())
 
     def expired_since(self, key: K, moment: int) -> bool:
-        """Then what was read before that is not to be kept. It may say so of a key that did not."""
-        return self._expired.get(key, self._all_expired) > moment
+        """Then what was being read at that moment is not to be kept. It may say so of a key that did not expire."""
+        return self._expired.get(key, self._forgotten) > moment
 
 
 conversations: Kept[UUID, Members] = Kept()
@@ -151,22 +150,22 @@ async def newer(conversation_id: UUID, log_version: int) -> Members:
         members = await known(conversation_id)
         if members.version >= log_version:
             return members
-    expire(conversation_id)
     stored = await in_db(_load, conversation_id, None)
     if stored is not None and stored.version < log_version:
         logger.error("the database is older than the history", extra={"conversation_id": str(conversation_id)})
         behind = Conversation.objects.filter(id=conversation_id, members_version__lt=log_version)
         await in_db(behind.update, members_version=log_version)
+    expire(conversation_id)
     return await load(conversation_id, None)
 
 
 async def load(conversation_id: UUID, user_id: UUID | None) -> Members:
-    """Fresh from the database, or, while that is away, as last known. Raises NotFound, Unavailable."""
+    """From the database, or, while that is away, as last known to have this user. Raises NotFound, Unavailable."""
     try:
         members = await _read(conversation_id, user_id)
     except Unavailable as error:
         last_known = conversations.stale(conversation_id)
-        if last_known is None:
+        if last_known is None or (user_id is not None and user_id not in last_known.present):
             raise
         logger.warning("a conversation goes on as last known: %s", error)
         return last_known
@@ -189,36 +188,48 @@ async def _read(conversation_id: UUID, user_id: UUID | None) -> Members | None:
     """
     What `_load` returns. One reads for everyone who asks meanwhile: a large group takes long.
 
-    Who joins a reading may have become a member since it began. If they are not in it, they read again.
+    Whoever joins a reading that began before may not be in it yet. The second one that they wait for began afterwards.
     """
-    for _ in range(MAX_READS):
+    for is_second in (False, True):
         reading = _readings().get(conversation_id)
         if reading is None:
             reading = _begin_to_read(conversation_id, user_id)
             members = await asyncio.shield(reading.task)
-            is_theirs = True
+            if members is None:
+                return None
         else:
-            if user_id is not None and not await in_db(_was_ever_in, conversation_id, user_id):
+            if not await _was_known(conversation_id, user_id):
                 return None  # as fast as of a conversation that does not exist
             members = await asyncio.shield(reading.task)
-            is_theirs = members is not None and (user_id is None or user_id in members.present)
-        if is_theirs and not conversations.expired_since(conversation_id, reading.moment):
+            if members is None or (user_id is not None and user_id not in members.present):
+                continue
+        if is_second or not conversations.expired_since(conversation_id, reading.moment):
             return members
-    return await in_db(_load, conversation_id, user_id)
+    return await in_db(_load, conversation_id, user_id)  # they are in neither, or a stranger began it
+
+
+async def _was_known(conversation_id: UUID, user_id: UUID | None) -> bool:
+    """Whether the user is or was in it; None is everybody."""
+    last_known = conversations.stale(conversation_id)
+    if user_id is None or (last_known is not None and user_id in last_known.present):
+        return True
+    return await in_db(_was_ever_in, conversation_id, user_id)
 
 
 def _begin_to_read(conversation_id: UUID, user_id: UUID | None) -> _Reading:
+    readings, moment = _readings(), conversations.moment
+
     async def read() -> Members | None:
         try:
             members = await in_db(_load, conversation_id, user_id)
         finally:
-            del _readings()[conversation_id]
-        if members is not None and not conversations.expired_since(conversation_id, reading.moment):
+            del readings[conversation_id]
+        if members is not None and not conversations.expired_since(conversation_id, moment):
             conversations.keep(conversation_id, members)
         return members
 
-    reading = _Reading(conversations.moment, asyncio.get_running_loop().create_task(read()))
-    _readings()[conversation_id] = reading
+    reading = readings[conversation_id] = _Reading(moment, asyncio.create_task(read()))
+    reading.task.add_done_callback(aio.retrieve)  # all who asked may have gone
     return reading
 
 
@@ -310,7 +321,8 @@ def snapshots(conversations: Collection[Conversation]) -> list[Members]:
     present: dict[UUID, dict[UUID, Member]] = {each.id: {} for each in conversations}
     gone: dict[UUID, set[UUID]] = {each.id: set() for each in conversations}
     rows = Membership.objects.filter(conversation_id__in=list(present)).order_by("joined_at", "id")
-    for conversation_id, user_id, username, display_name, role, start_seq, left_at in rows.values_list(*COLUMNS):
+    columns = ("conversation_id", "user_id", "user__username", "user__display_name", "role", "start_seq", "left_at")
+    for conversation_id, user_id, username, display_name, role, start_seq, left_at in rows.values_list(*columns):
         if left_at is None:
             present[conversation_id][user_id] = Member(Person(user_id, username, display_name), role, start_seq)
         else:

@@ -18,6 +18,7 @@ from uuid import UUID
 import msgspec
 from redis.exceptions import NoScriptError
 
+from apps.accounts import aio
 from apps.presence.pipe import Pipe
 from apps.presence.recent import Recent
 from apps.presence.status import ENTRY_TTL_S, LEASE_TTL_S
@@ -171,7 +172,7 @@ class Registry:
             self._departures = self._pipe.departures
         if id(user_ids) not in self._asking:
             asked = asyncio.create_task(self._find_holders(user_ids))
-            asked.add_done_callback(_retrieve)
+            asked.add_done_callback(aio.retrieve)
             self._asking[id(user_ids)] = user_ids, asked
         _, answer = self._asking[id(user_ids)]
         return await asyncio.shield(answer)
@@ -188,12 +189,6 @@ class Registry:
         users = [str(user_id) for user_id in user_ids]
         online, away = await self.online.nodes_of(users), await self.away.nodes_of(users)
         return {UUID(user) for user in users if set(online[user]) - set(away[user])}
-
-
-def _retrieve(asked: "asyncio.Task[Any]") -> None:
-    """Its exception, also when all who asked went away: it would be logged as one that nobody handled."""
-    if not asked.cancelled():
-        asked.exception()
 
 
 def _parts(users: Collection[str]) -> Iterable[list[str]]:

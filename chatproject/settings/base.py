@@ -127,6 +127,7 @@ if DATABASES["default"]["ENGINE"].endswith("postgresql"):
         # Left alone, the pool tries a server that is away after 1, 2, 4, 8 … seconds, and is as late when it is back.
         "OPTIONS": {
             "connect_timeout": 2,
+            "tcp_user_timeout": 5_000,  # ms; for a machine that went away without a word
             "pool": {
                 "min_size": 2,
                 "max_size": whole("DATABASE_POOL", 10, 2, 500),

@@ -79,7 +79,7 @@ const session = new Session({
       presence.peopleChanged();
       void device.refresh(hello.session_id).catch(unimportant);
     },
-    onMissed: () => void lookAgain().catch(unimportant),
+    onMissed: lookAgain,
     onMessage: (message) => void list.message(message).catch(unimportant),
     onInOrder: (_, messages) => log?.append(messages),
     onConversation: conversationChanged,
@@ -217,17 +217,20 @@ function conversationChanged(conversation, isRemoved) {
     const { length } = conversation.members;
     if (count !== null) count.textContent = `${length} member${length === 1 ? "" : "s"}`;
   }
-  if (conversation.id === membersOf) redrawMembers();
+  if (conversation.id === membersOf) void redrawMembers(conversation.id).catch(unimportant);
 }
 
 /** Nobody has told of what changed since the server drew the page, or since the last connection broke. */
-async function lookAgain() {
-  if (membersOf !== null) redrawMembers();
-  await list.refresh(server.conversations);
+function lookAgain() {
+  if (membersOf !== null) void redrawMembers(membersOf).catch(unimportant);
+  void list.refresh(server.conversations).catch(unimportant);
 }
 
-function redrawMembers() {
-  redraw(location.pathname, "[data-member-list]").then(() => presence.peopleChanged(), unimportant);
+/** @param {string} id */
+async function redrawMembers(id) {
+  const status = await redraw(location.pathname, "[data-member-count]", "[data-member-list]", "[data-change]");
+  if (status === 403) removed(id);
+  else presence.peopleChanged();
 }
 
 /** @param {string} id */

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, WebSocketRoute, expect
 
 from tests.browser.conftest import NODE_IS_DOWN, OFFLINE, Guest
 from tests.system.servers import Installation
@@ -105,6 +105,40 @@ def test_who_was_offline_sees_what_became_of_the_members_meanwhile(ada: Guest, b
     ada.page.get_by_role("button", name="Make an admin Bob Kahn").click()
     expect(ada.page.get_by_text("admin", exact=True)).to_be_visible()
     bob.context.set_offline(False)
+    expect(bob.page.get_by_text("admin", exact=True)).to_be_visible()
+    expect(bob.page.get_by_role("button", name="Rename")).to_be_visible()
+
+    bob.expected = rf"{OFFLINE}|403 \(Forbidden\)"
+    bob.context.set_offline(True)
+    expect(bob.page.get_by_text("You are offline.")).to_be_visible()
+    ada.page.on("dialog", lambda dialog: dialog.accept())
+    ada.page.get_by_role("button", name="Remove Bob Kahn").click()
+    expect(ada.page.get_by_text("1 member", exact=True)).to_be_visible()
+    bob.context.set_offline(False)
+    expect(bob.page.get_by_text("You are no longer in this group.")).to_be_visible()
+
+
+def test_what_changed_before_a_page_was_connected_is_shown(ada: Guest, bob: Guest) -> None:
+    ada.page.goto(f"{ada.url}/new/")
+    ada.page.get_by_label("Name of the group").fill("Tea")
+    ada.page.get_by_label(re.compile("^Usernames")).fill(bob.username)
+    ada.page.get_by_role("button", name="Make the group").click()
+    ada.connected()
+    ada.page.get_by_role("link", name="Members").click()
+    bob.open("Tea")
+    held: list[WebSocketRoute] = []
+
+    def hold(socket: WebSocketRoute) -> None:
+        held.append(socket)
+
+    bob.page.route_web_socket("**/ws/v1/", hold)
+    bob.page.get_by_role("link", name="Members").click()
+    expect(bob.page.get_by_text("2 members", exact=True)).to_be_visible()
+    expect(bob.page.locator("html[data-connection=connecting]")).to_have_count(1)
+
+    ada.page.get_by_role("button", name="Make an admin Bob Kahn").click()
+    expect(ada.page.get_by_text("admin", exact=True)).to_be_visible()
+    held[-1].connect_to_server()
     expect(bob.page.get_by_text("admin", exact=True)).to_be_visible()
 
 

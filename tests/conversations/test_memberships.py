@@ -1,6 +1,7 @@
 """What is kept in memory of who is in a conversation, and when it is not believed."""
 
 import asyncio
+import gc
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -54,9 +55,12 @@ class Reads:
         self.count = 0
         self._in_db = memberships.in_db
         self._done, self._go_on = asyncio.Event(), asyncio.Event()
+        self.asked = asyncio.Event()  # whether somebody may join
         monkeypatch.setattr(memberships, "in_db", self._hold)
 
     async def _hold(self, function: Any, *args: Any) -> Any:
+        if function is memberships._was_ever_in:
+            self.asked.set()
         if function is not memberships._load:
             return await self._in_db(function, *args)
         self.count += 1
@@ -144,6 +148,7 @@ async def test_who_became_a_member_while_it_was_read_is_not_refused(
     await held.begun()
     await join(tea, eve)
     joined = asyncio.create_task(memberships.of(tea, eve.person.id))
+    await held.asked.wait()
     held.go_on()
     assert eve.person.id in (await joined).present
     await asked
@@ -153,7 +158,7 @@ async def test_a_stranger_does_not_notice_that_it_is_read(bob: Client, eve: Clie
     asked = asyncio.create_task(memberships.of(tea, bob.person.id))
     await held.begun()
     with pytest.raises(NotFound):
-        await memberships.of(tea, eve.person.id)
+        await asyncio.wait_for(memberships.of(tea, eve.person.id), 10)
     held.go_on()
     await asked
 
@@ -196,8 +201,74 @@ async def test_a_change_is_read_once_though_a_reading_from_before_it_goes_on(
     await before
 
 
+async def test_where_it_changes_all_the_time_two_reads_are_enough(
+    bob: Client, tea: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memberships.forget_all()
+    in_db, count = memberships.in_db, 0
+
+    async def overtaken(function: Any, *args: Any) -> Any:
+        nonlocal count
+        count += function is memberships._load
+        read = await in_db(function, *args)
+        memberships.expire(tea)
+        return read
+
+    monkeypatch.setattr(memberships, "in_db", overtaken)
+    found = await asyncio.gather(*(memberships.of(tea, bob.person.id) for _ in range(20)))
+    assert [members.title for members in found] == ["tea"] * 20
+    assert count == 2
+
+
+async def test_a_reading_that_fails_refuses_nobody_for_good(
+    ada: Client, bob: Client, eve: Client, tea: UUID, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await memberships.of(tea, bob.person.id)
+    memberships.expire(tea)
+    await join(tea, eve)
+    in_db, broken = memberships.in_db, asyncio.Event()
+
+    async def breaks(function: Any, *args: Any) -> Any:
+        if function is not memberships._load:
+            return await in_db(function, *args)
+        await broken.wait()
+        raise Unavailable("The database is away.")
+
+    monkeypatch.setattr(memberships, "in_db", breaks)
+    asked = [asyncio.create_task(memberships.of(tea, each.person.id)) for each in (ada, bob, eve)]
+    await asyncio.sleep(0)
+    asked[0].cancel()
+    broken.set()
+    assert (await asked[1]).title == "tea"  # as last known
+    with pytest.raises(Unavailable):  # and not NotFound
+        await asked[2]
+
+
+async def test_nobody_is_left_to_hear_that_a_reading_failed(
+    bob: Client, tea: UUID, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    memberships.forget_all()
+    broken = asyncio.Event()
+
+    async def breaks(*_: Any) -> Any:
+        await broken.wait()
+        raise Unavailable("The database is away.")
+
+    monkeypatch.setattr(memberships, "in_db", breaks)
+    asked = asyncio.create_task(memberships.of(tea, bob.person.id))
+    await asyncio.sleep(0)
+    reading = memberships._readings()[tea].task
+    asked.cancel()
+    await asyncio.wait([asked])
+    broken.set()
+    await asyncio.wait([reading])
+    del asked, reading
+    gc.collect()
+    assert caplog.records == []
+
+
 def test_what_expired_long_ago_counts_as_expired(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memberships, "MAX_KEPT", 2)
+    monkeypatch.setattr(memberships, "MAX_EXPIRED", 2)
     kept = memberships.Kept[str, str]()
     for name in ("tea", "coffee", "cocoa"):
         kept.expire(name)  # 1, 2, 3: the first is forgotten

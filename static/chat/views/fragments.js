@@ -1,34 +1,37 @@
 // @ts-check
 /** Parts of a page that are fetched again as the server draws them. */
 
+let asked = 0;
 /** @type {Map<string, number>} */
-const asked = new Map();
+const drawn = new Map(); // by which question
 
 /**
- * An answer that comes after that of a later call is none. What is the same stays untouched: whoever is pressing it
- * must not lose it.
+ * What is the same stays untouched: whoever is pressing it must not lose it. Nothing is drawn over what is newer.
  *
  * @param {string} address
- * @param {string} selector
+ * @param {string[]} selectors
+ * @returns {Promise<number>} the status of the answer
  */
-export async function redraw(address, selector) {
-  const mine = (asked.get(selector) ?? 0) + 1;
-  asked.set(selector, mine);
+export async function redraw(address, ...selectors) {
+  const mine = (asked += 1);
   const response = await fetch(address);
-  if (!response.ok) return;
+  if (!response.ok) return response.status;
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
-  const shown = document.querySelector(selector);
-  const drawn = page.querySelector(selector);
-  if (shown === null || drawn === null || asked.get(selector) !== mine) return;
-  if (!withoutWhatVaries(shown).isEqualNode(withoutWhatVaries(drawn))) {
-    shown.replaceChildren(...document.adoptNode(drawn).childNodes);
+  for (const selector of selectors) {
+    const [old, part] = [document, page].map((each) => each.querySelector(selector));
+    if (!(old instanceof HTMLElement && part instanceof HTMLElement) || mine < (drawn.get(selector) ?? 0)) continue;
+    drawn.set(selector, mine);
+    if (withoutWhatVaries(old).isEqualNode(withoutWhatVaries(part))) continue;
+    old.hidden = part.hidden;
+    old.replaceChildren(...document.adoptNode(part).childNodes);
   }
+  return response.status;
 }
 
 /** @param {Element} element */
 function withoutWhatVaries(element) {
-  const copy = /** @type {Element} */ (document.importNode(element, true));
-  for (const part of copy.querySelectorAll("[data-presence], [name=csrfmiddlewaretoken]")) part.remove();
+  const copy = document.importNode(element, true);
+  for (const part of copy.querySelectorAll("[data-presence], input")) part.remove();
   return copy;
 }
 
