@@ -1,10 +1,10 @@
 """Between the event loop and the rest: SQL in a few threads, one object per loop, and tasks that many wait for."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from django.db import OperationalError, connection
@@ -13,6 +13,8 @@ from apps.presence import metrics
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 MAX_ASKING = 1_000
 _SQL_THREADS = ThreadPoolExecutor(8, thread_name_prefix="sql")
@@ -52,6 +54,44 @@ def retrieve(task: "asyncio.Task[Any]") -> None:
     """As a done callback, of a task that others wait for: with none of them left, asyncio would log its exception."""
     if not task.cancelled():
         task.exception()
+
+
+class Together(Generic[Q, A]):
+    """
+    What many ask of the database at once, in few questions: those who come while it answers are asked for together.
+
+    `function` answers each of a list, in its order.
+    """
+
+    def __init__(self, function: Callable[[list[Q]], Sequence[A]]) -> None:
+        self._function = function
+        self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
+        self._asking: asyncio.Task[None] | None = None
+
+    async def ask(self, question: Q) -> A:
+        """Raises what the function does, and OperationalError as `in_db`."""
+        answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        self._waiting.append((question, answer))
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_on())
+        return await answer
+
+    async def _ask_on(self) -> None:
+        while self._waiting:
+            asked, self._waiting = self._waiting, []
+            asked = [(question, answer) for question, answer in asked if not answer.done()]  # who has not gone away
+            try:
+                given = await in_db(self._function, [question for question, _ in asked])
+                answered = list(zip(asked, given, strict=True))
+            except Exception as error:  # noqa: BLE001 each who asked hears of it
+                for _, answer in asked:
+                    if not answer.done():
+                        answer.set_exception(error)
+            else:
+                for (_, answer), result in answered:
+                    if not answer.done():
+                        answer.set_result(result)
+        self._asking = None
 
 
 def per_loop(factory: Callable[[], T]) -> Callable[[], T]:

@@ -6,8 +6,7 @@ whatever a foreign page opens, and only the Origin header tells the difference. 
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
-from importlib import import_module
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -37,14 +36,16 @@ def session_id_of(session_key: str) -> str:
     return f"s-{digest_of(session_key)[:32]}"
 
 
-def identify(scope: Mapping[str, Any]) -> Identity | None:
-    """Whose handshake this is, by its headers alone (never the URL); None: refuse it. Uses the database."""
-    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-    if "authorization" in headers:
-        return _by_token(headers["authorization"])
-    if headers.get("origin") not in settings.CHAT_ORIGINS:
-        return None
-    return _by_session(headers.get("cookie", ""))
+def identify(scopes: Sequence[Mapping[str, Any]]) -> list[Identity | None]:
+    """
+    Whose handshakes these are, by their headers alone (never the URL); None: refuse it. Uses the database.
+
+    However many there are, it is three questions.
+    """
+    shown = [_shown(scope) for scope in scopes]
+    tokens = _by_token({digest for digest, _ in shown if digest})
+    sessions = _by_session({key for _, key in shown if key})
+    return [tokens.get(digest) or sessions.get(key) for digest, key in shown]
 
 
 def ended(identities: Collection[Identity]) -> set[str]:
@@ -65,25 +66,34 @@ def _is_session_of(user: User, session: Mapping[str, Any]) -> bool:
     return constant_time_compare(session.get(HASH_SESSION_KEY, ""), user.get_session_auth_hash())
 
 
-def _by_token(header: str) -> Identity | None:
-    scheme, _, token = header.partition(" ")
-    if scheme.lower() != "bearer" or not token.isascii():
-        return None
-    found = (
-        ApiToken.objects.filter(digest=digest_of(token.strip()), user__is_active=True).select_related("user").first()
-    )
-    return None if found is None else Identity(Person.of(found.user), found.session_id, found.user.is_staff)
+def _shown(scope: Mapping[str, Any]) -> tuple[str, str]:
+    """The digest of a token, or else the key of a session, where either can be one; "" is none."""
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    if "authorization" in headers:
+        scheme, _, token = headers["authorization"].partition(" ")
+        return (digest_of(token.strip()) if scheme.lower() == "bearer" and token.isascii() else ""), ""
+    if headers.get("origin") not in settings.CHAT_ORIGINS:
+        return "", ""
+    key = parse_cookie(headers.get("cookie", "")).get(settings.SESSION_COOKIE_NAME) or ""
+    return "", key if key.isascii() and key.isalnum() else ""
 
 
-def _by_session(cookie_header: str) -> Identity | None:
-    key = parse_cookie(cookie_header).get(settings.SESSION_COOKIE_NAME)
-    if not key or not (key.isascii() and key.isalnum()):
-        return None
-    session = import_module(settings.SESSION_ENGINE).SessionStore(key)
-    user_id = session.get(SESSION_KEY)
-    if user_id is None or session.get(BACKEND_SESSION_KEY) not in settings.AUTHENTICATION_BACKENDS:
-        return None
-    user = User.objects.filter(id=user_id, is_active=True).first()
-    if user is None or not _is_session_of(user, session):
-        return None
-    return Identity(Person.of(user), session_id_of(key), user.is_staff)
+def _by_token(digests: Collection[str]) -> dict[str, Identity]:
+    tokens = ApiToken.objects.filter(digest__in=digests, user__is_active=True).select_related("user")
+    return {token.digest: Identity(Person.of(token.user), token.session_id, token.user.is_staff) for token in tokens}
+
+
+def _by_session(keys: Collection[str]) -> dict[str, Identity]:
+    rows = Session.objects.filter(session_key__in=keys, expire_date__gt=timezone.now())
+    sessions = {row.session_key: row.get_decoded() for row in rows}
+    owners = {
+        key: session[SESSION_KEY]
+        for key, session in sessions.items()
+        if SESSION_KEY in session and session.get(BACKEND_SESSION_KEY) in settings.AUTHENTICATION_BACKENDS
+    }
+    users = {str(user.id): user for user in User.objects.filter(id__in=set(owners.values()), is_active=True)}
+    return {
+        key: Identity(Person.of(users[owner]), session_id_of(key), users[owner].is_staff)
+        for key, owner in owners.items()
+        if owner in users and _is_session_of(users[owner], sessions[key])
+    }

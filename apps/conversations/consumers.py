@@ -23,7 +23,7 @@ from msgspec import UNSET
 from structlog.contextvars import bind_contextvars
 
 from apps import failpoints
-from apps.accounts.aio import in_db
+from apps.accounts.aio import Together, per_loop
 from apps.accounts.identity import Identity, identify
 from apps.conversations import admission, reads, services
 from apps.conversations.admission import Refusal
@@ -69,6 +69,11 @@ _PUT_OFF = {queue: metrics.overflows.labels(queue) for queue in ("sends", "comma
 _FRAMES_IN = {kind: metrics.frames_in.labels(kind.__struct_config__.tag) for kind in get_args(Command)}
 _NACKED_BUSY = metrics.nacked.labels(_BUSY.code)
 _answering: set["ChatConsumer"] = set()
+
+
+@per_loop
+def _identities() -> Together[Any, Identity | None]:
+    return Together(identify)
 
 
 async def finish(seconds: float) -> None:
@@ -136,7 +141,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
     async def _identify(self) -> None:
         try:
             async with admission.door().handshake():
-                identity = await in_db(identify, self.scope)
+                identity = await _identities().ask(self.scope)
         except TimeoutError:
             await self._refuse_handshake(admission.later("handshakes"))
             return

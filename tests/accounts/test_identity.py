@@ -7,7 +7,7 @@ from django.test import Client
 from django.utils import timezone
 
 from apps.accounts import services
-from apps.accounts.identity import Identity, ended, identify
+from apps.accounts.identity import Identity, ended, identify, session_id_of
 from apps.accounts.models import User
 from tests.accounts.conftest import NEW_PASSWORD, PASSWORD, logged_in, session_key
 
@@ -24,8 +24,13 @@ def handshake(*, origin: str | None = ORIGIN, query: str = "", **headers: str) -
     }
 
 
+def who(scope: dict[str, Any]) -> Identity | None:
+    (found,) = identify([scope])
+    return found
+
+
 def identity_of(browser: Client) -> Identity | None:
-    return identify(handshake(cookie=f"a=b; sessionid={session_key(browser)}"))
+    return who(handshake(cookie=f"a=b; sessionid={session_key(browser)}"))
 
 
 def test_a_browser_on_one_of_our_pages_is_who_is_logged_in(ada: User) -> None:
@@ -38,7 +43,7 @@ def test_a_browser_on_one_of_our_pages_is_who_is_logged_in(ada: User) -> None:
 
 def test_what_other_servers_on_this_host_have_set_disturbs_nobody(ada: User) -> None:
     key = session_key(logged_in(ada))
-    assert identify(handshake(cookie=f'prefs={{"a": "b, c"}}; [x]; sessionid={key}')) is not None
+    assert who(handshake(cookie=f'prefs={{"a": "b, c"}}; [x]; sessionid={key}')) is not None
 
 
 @pytest.mark.parametrize(
@@ -59,14 +64,14 @@ def test_what_other_servers_on_this_host_have_set_disturbs_nobody(ada: User) -> 
 )
 def test_a_browser_on_any_other_page_is_refused(ada: User, origin: str | None) -> None:
     browser = logged_in(ada)
-    assert identify(handshake(origin=origin, cookie=f"sessionid={session_key(browser)}")) is None
+    assert who(handshake(origin=origin, cookie=f"sessionid={session_key(browser)}")) is None
 
 
 @pytest.mark.parametrize(
     "cookie", ["", "sessionid=", "sessionid=nosuchsession", "sessionid=nul\0inside", "sessionid", "\x80=;;=", "other=1"]
 )
 def test_a_browser_without_a_session_is_refused(db: None, cookie: str) -> None:
-    assert identify(handshake(cookie=cookie)) is None
+    assert who(handshake(cookie=cookie)) is None
 
 
 def test_a_session_of_nobody_is_refused(db: None) -> None:
@@ -79,7 +84,7 @@ def test_a_session_of_nobody_is_refused(db: None) -> None:
 
 def test_a_client_with_a_token_needs_no_origin(ada: User) -> None:
     token = services.issue_token(ada)
-    found = identify(handshake(origin=None, authorization=f"Bearer {token}"))
+    found = who(handshake(origin=None, authorization=f"Bearer {token}"))
     assert found is not None
     assert found.person.username == "ada"
     assert found.session_id.startswith("t-")
@@ -91,18 +96,40 @@ def test_a_client_with_a_token_needs_no_origin(ada: User) -> None:
 )
 def test_a_wrong_token_is_refused_whatever_else_is_shown(ada: User, header: str) -> None:
     browser = logged_in(ada)
-    assert identify(handshake(authorization=header, cookie=f"sessionid={session_key(browser)}")) is None
+    assert who(handshake(authorization=header, cookie=f"sessionid={session_key(browser)}")) is None
+
+
+def test_many_are_identified_with_three_questions(
+    ada: User, bob: User, django_assert_num_queries: Callable[[int], Any]
+) -> None:
+    token, of_bob = services.issue_token(ada), services.issue_token(bob)
+    key = session_key(logged_in(bob))
+    digest = ada.api_tokens.get().digest
+    scopes = [
+        handshake(authorization=f"Bearer {token}"),
+        handshake(cookie="sessionid=nosuchsession"),
+        handshake(cookie=f"sessionid={digest}"),  # is not that of a token, though it looks like one
+        handshake(cookie=f"sessionid={key}"),
+        handshake(authorization="Bearer nonsense"),
+        handshake(authorization=f"Bearer {of_bob}"),
+        handshake(authorization=f"Bearer {token}"),
+    ]
+    with django_assert_num_queries(3):
+        found = identify(scopes)
+    assert [each and each.person.username for each in found] == ["ada", None, None, "bob", None, "bob", "ada"]
+    assert found[3] is not None
+    assert found[3].session_id == session_id_of(key)
 
 
 def test_a_token_in_the_url_is_no_token(ada: User) -> None:
     token = services.issue_token(ada)
-    assert identify(handshake(query=f"token={token}&access_token={token}&authorization=Bearer {token}")) is None
+    assert who(handshake(query=f"token={token}&access_token={token}&authorization=Bearer {token}")) is None
 
 
 def test_nobody_is_let_in_who_is_deactivated(ada: User) -> None:
     token, browser = services.issue_token(ada), logged_in(ada)
     User.objects.filter(id=ada.id).update(is_active=False)
-    assert identify(handshake(authorization=f"Bearer {token}")) is None
+    assert who(handshake(authorization=f"Bearer {token}")) is None
     assert identity_of(browser) is None
 
 
@@ -115,7 +142,7 @@ def test_a_session_from_before_a_password_change_is_refused(ada: User) -> None:
 
 def both_identities(user: User) -> tuple[Client, set[str], list[Identity]]:
     browser, token = logged_in(user), services.issue_token(user)
-    identities = [identity_of(browser), identify(handshake(authorization=f"Bearer {token}"))]
+    identities = [identity_of(browser), who(handshake(authorization=f"Bearer {token}"))]
     held = [identity for identity in identities if identity is not None]
     return browser, {identity.session_id for identity in held}, held
 

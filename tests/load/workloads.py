@@ -188,19 +188,23 @@ async def idle(run: Run) -> Outcome:
     crowd = await run.target.gather(run.size.idle)
     await until_quiet(run.target)
     processes, number = run.target.processes(), run.size.idle
-    memory, cpu = memory_bytes(run.target.servers()), sum(cpu_s(processes).values())
+    memory, cpu = memory_bytes(run.target.servers()), cpu_s(processes)
     took, turned_away = await crowds.connect(crowd.clients)
-    connected = sum(cpu_s(processes).values())
+    connected = cpu_s(processes)
     await asyncio.sleep(run.size.idle_s)
-    rested = sum(cpu_s(processes).values())
+    rested = cpu_s(processes)
+    of_connect = {kind: (connected[kind] - cpu[kind]) / number * 1e6 for kind in cpu}
+    at_rest = {kind: (rested[kind] - connected[kind]) / run.size.idle_s * 100 for kind in cpu}
     figures = {
         "connects/s": number / took,
-        "CPU µs/connect": (connected - cpu) / number * 1e6,
+        "CPU µs/connect": sum(of_connect.values()),
         "KB/connection": (memory_bytes(run.target.servers()) - memory) / number / 1e3,
-        "idle CPU %": (rested - connected) / run.size.idle_s * 100,
+        "idle CPU %": sum(at_rest.values()),
         "turned away": float(turned_away),
         "cut off": float(sum(not client.is_open for client in crowd.clients)),
     }
+    figures |= {f"{kind} µs/connect": used for kind, used in of_connect.items()}
+    figures |= {f"{kind} idle CPU %": used for kind, used in at_rest.items()}
     crowds.close(crowd.clients)
     return Outcome(figures)
 

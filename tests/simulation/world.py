@@ -296,7 +296,7 @@ def _install_sql() -> None:
     memberships._stored_starts = _stored_starts
     reads.conversation_for = _conversation_for
     services._leave = _leave
-    consumers.identify = lambda scope: Identity(scope["user"], f"t-{scope['user'].id.hex}", is_staff=False)
+    consumers.identify = _identify
     identity.ended = lambda identities: set()
     last_seen.note = last_seen.of = _nothing_seen
     outbox.OutboxTask = SimpleNamespace(objects=SimpleNamespace(create=_hand_over))
@@ -311,6 +311,10 @@ def _load(conversation_id: UUID, user_id: UUID | None) -> Members | None:
     if members is None or user_id is None or user_id in members.present or user_id in members.gone:
         return members
     return None
+
+
+def _identify(scopes: Collection[dict[str, Any]]) -> list[Identity]:
+    return [Identity(scope["user"], f"t-{scope['user'].id.hex}", is_staff=False) for scope in scopes]
 
 
 def _stored_starts(user_id: UUID, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
