@@ -1,6 +1,7 @@
 """Between the event loop and the rest: SQL in a few threads, one object per loop, and tasks that many wait for."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, wraps
@@ -17,6 +18,8 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 MAX_ASKING = 1_000
+LISTS_AT_ONCE = 4
+MAX_TOGETHER = 16  # in one list
 _SQL_THREADS = ThreadPoolExecutor(8, thread_name_prefix="sql")
 _asking = 0
 
@@ -60,38 +63,43 @@ class Together(Generic[Q, A]):
     """
     What many ask of the database at once, in few questions: those who come while it answers are asked for together.
 
-    `function` answers each of a list, in its order.
+    `function` answers each of a list, in its order. Where it fails, all of that list hear of it. Of those who wait the
+    caller has to bound the number.
     """
 
     def __init__(self, function: Callable[[list[Q]], Sequence[A]]) -> None:
         self._function = function
-        self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
-        self._asking: asyncio.Task[None] | None = None
+        self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
+        self._asking: set[asyncio.Task[None]] = set()
 
     async def ask(self, question: Q) -> A:
         """Raises what the function does, and OperationalError as `in_db`."""
         answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, answer))
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask_on())
+        if len(self._asking) < LISTS_AT_ONCE:  # not one: a connection that hangs holds up only some
+            task = asyncio.create_task(self._ask_on())
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
         return await answer
 
     async def _ask_on(self) -> None:
         while self._waiting:
-            asked, self._waiting = self._waiting, []
-            asked = [(question, answer) for question, answer in asked if not answer.done()]  # who has not gone away
-            try:
-                given = await in_db(self._function, [question for question, _ in asked])
-                answered = list(zip(asked, given, strict=True))
-            except Exception as error:  # noqa: BLE001 each who asked hears of it
-                for _, answer in asked:
-                    if not answer.done():
-                        answer.set_exception(error)
-            else:
-                for (_, answer), result in answered:
-                    if not answer.done():
-                        answer.set_result(result)
-        self._asking = None
+            asked = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_TOGETHER))]
+            await self._answer([each for each in asked if not each[1].done()])  # who has not gone away
+
+    async def _answer(self, asked: Sequence[tuple[Q, "asyncio.Future[A]"]]) -> None:
+        try:
+            given = await in_db(self._function, [question for question, _ in asked])
+            for (_, answer), result in zip(asked, given, strict=True):
+                if not answer.done():
+                    answer.set_result(result)
+        except Exception as error:  # noqa: BLE001 each who asked hears of it
+            for _, answer in asked:
+                if not answer.done():
+                    answer.set_exception(error)
+        finally:
+            for _, answer in asked:
+                answer.cancel()  # of a loop that ends; the others are done
 
 
 def per_loop(factory: Callable[[], T]) -> Callable[[], T]:

@@ -40,7 +40,7 @@ def identify(scopes: Sequence[Mapping[str, Any]]) -> list[Identity | None]:
     """
     Whose handshakes these are, by their headers alone (never the URL); None: refuse it. Uses the database.
 
-    However many there are, it is three questions.
+    However many there are, it is at most three questions.
     """
     shown = [_shown(scope) for scope in scopes]
     tokens = _by_token({digest for digest, _ in shown if digest})

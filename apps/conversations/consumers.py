@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
-from django.db import DatabaseError
+from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 from msgspec import UNSET
 from structlog.contextvars import bind_contextvars
@@ -145,7 +145,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
         except TimeoutError:
             await self._refuse_handshake(admission.later("handshakes"))
             return
-        except DatabaseError as error:
+        except (DatabaseError, InterfaceError) as error:
             logger.warning("nobody can be identified, as the database is away: %s", error)
             await self._turn_away(1013)
             return

@@ -59,34 +59,78 @@ class Shop:
         return [len(each) for each in wanted]
 
 
+@pytest.fixture
+def one_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aio, "LISTS_AT_ONCE", 1)
+
+
+async def ask(together: "aio.Together[str, int]", *wanted: str) -> list["asyncio.Task[int]"]:
+    asking = [asyncio.create_task(together.ask(each)) for each in wanted]
+    await asyncio.sleep(0)
+    return asking
+
+
 @pytest.mark.django_db
+@pytest.mark.usefixtures("one_at_once")
 async def test_those_who_come_meanwhile_are_asked_for_together() -> None:
     shop = Shop()
     together = aio.Together(shop.price)
-    first = asyncio.create_task(together.ask("tea"))
+    (first,) = await ask(together, "tea")
     await asyncio.to_thread(shop.was_asked.wait, 10)
-    others = [asyncio.create_task(together.ask(each)) for each in ("coffee", "milk", "cocoa")]
-    await asyncio.sleep(0)
-    others.pop(1).cancel()
+    coffee, milk, cocoa = await ask(together, "coffee", "milk", "cocoa")
+    milk.cancel()
     shop.is_open.set()
-    assert await first == 3
-    assert await asyncio.gather(*others) == [6, 5]
+    assert await asyncio.gather(first, coffee, cocoa) == [3, 6, 5]
     assert shop.asked == [["tea"], ["coffee", "cocoa"]]
     assert await together.ask("tea") == 3
 
 
 @pytest.mark.django_db
+@pytest.mark.usefixtures("one_at_once")
 async def test_all_of_one_question_hear_that_it_failed_and_later_ones_are_asked() -> None:
     shop = Shop()
     together = aio.Together(shop.price)
-    first = asyncio.create_task(together.ask("tea"))
+    (first,) = await ask(together, "tea")
     await asyncio.to_thread(shop.was_asked.wait, 10)
-    others = [asyncio.create_task(together.ask(each)) for each in ("moon", "milk")]
-    await asyncio.sleep(0)
+    others = await ask(together, "moon", "milk")
     shop.is_open.set()
     assert await first == 3
     assert all(isinstance(each, LookupError) for each in await asyncio.gather(*others, return_exceptions=True))
     assert await together.ask("milk") == 4
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("one_at_once")
+@pytest.mark.parametrize(("second", "outcome"), [("milk", int), ("moon", LookupError)])
+async def test_who_goes_away_while_they_are_asked_for_holds_up_nobody(second: str, outcome: type) -> None:
+    shop = Shop()
+    together = aio.Together(shop.price)
+    tea, other = await ask(together, "tea", second)
+    await asyncio.to_thread(shop.was_asked.wait, 10)
+    tea.cancel()
+    shop.is_open.set()
+    assert [type(each) for each in await asyncio.gather(other, return_exceptions=True)] == [outcome]
+    assert shop.asked == [["tea", second]]
+    assert await together.ask("cocoa") == 5
+
+
+@pytest.mark.django_db
+async def test_a_list_that_hangs_holds_up_only_those_who_are_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aio, "MAX_TOGETHER", 2)
+    hangs = threading.Event()
+
+    def price(wanted: list[str]) -> list[int]:
+        if "moon" in wanted:
+            hangs.wait(10)
+        return [len(each) for each in wanted]
+
+    together = aio.Together(price)
+    moon, tea, *others = await ask(together, "moon", "tea", "coffee", "milk", "cocoa")
+    assert await asyncio.gather(*others) == [6, 4, 5]
+    assert not moon.done()
+    assert not tea.done()
+    hangs.set()
+    assert await asyncio.gather(moon, tea) == [4, 3]
 
 
 @pytest.mark.django_db

@@ -99,7 +99,7 @@ def test_a_wrong_token_is_refused_whatever_else_is_shown(ada: User, header: str)
     assert who(handshake(authorization=header, cookie=f"sessionid={session_key(browser)}")) is None
 
 
-def test_many_are_identified_with_three_questions(
+def test_many_are_identified_with_at_most_three_questions(
     ada: User, bob: User, django_assert_num_queries: Callable[[int], Any]
 ) -> None:
     token, of_bob = services.issue_token(ada), services.issue_token(bob)
