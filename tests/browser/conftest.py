@@ -127,6 +127,13 @@ class Guest:
         self.connected()
         return self.page.url
 
+    def make_group(self, title: str, *others: "Guest") -> None:
+        self.page.goto(f"{self.url}/new/")
+        self.page.get_by_label("Name of the group").fill(title)
+        self.page.get_by_label(re.compile("^Usernames")).fill(" ".join(each.username for each in others))
+        self.page.get_by_role("button", name="Make the group").click()
+        self.connected()
+
     def open(self, name: str) -> None:
         self.page.goto(f"{self.url}/")
         self.row(name).click()

@@ -88,10 +88,7 @@ def test_a_group_of_three_hears_everything_and_knows_who_is_in_it(ada: Guest, bo
 
 
 def test_who_was_offline_sees_what_became_of_the_members_meanwhile(ada: Guest, bob: Guest) -> None:
-    ada.page.goto(f"{ada.url}/new/")
-    ada.page.get_by_label("Name of the group").fill("Tea")
-    ada.page.get_by_label(re.compile("^Usernames")).fill(bob.username)
-    ada.page.get_by_role("button", name="Make the group").click()
+    ada.make_group("Tea", bob)
     bob.open("Tea")
     for person in (ada, bob):
         person.page.get_by_role("link", name="Members").click()
@@ -119,11 +116,7 @@ def test_who_was_offline_sees_what_became_of_the_members_meanwhile(ada: Guest, b
 
 
 def test_what_changed_before_a_page_was_connected_is_shown(ada: Guest, bob: Guest) -> None:
-    ada.page.goto(f"{ada.url}/new/")
-    ada.page.get_by_label("Name of the group").fill("Tea")
-    ada.page.get_by_label(re.compile("^Usernames")).fill(bob.username)
-    ada.page.get_by_role("button", name="Make the group").click()
-    ada.connected()
+    ada.make_group("Tea", bob)
     ada.page.get_by_role("link", name="Members").click()
     bob.open("Tea")
     held: list[WebSocketRoute] = []
@@ -409,10 +402,7 @@ def test_who_is_banned_is_told_so_and_does_not_come_back(ada: Guest, installatio
 
 
 def test_who_is_removed_while_away_finds_the_conversation_gone(ada: Guest, bob: Guest) -> None:
-    ada.page.goto(f"{ada.url}/new/")
-    ada.page.get_by_label("Name of the group").fill("Release team")
-    ada.page.get_by_label(re.compile("^Usernames")).fill(bob.username)
-    ada.page.get_by_role("button", name="Make the group").click()
+    ada.make_group("Release team", bob)
     bob.open("Release team")
     bob.expected = OFFLINE
     bob.context.set_offline(True)
