@@ -221,7 +221,7 @@ async def test_where_it_changes_all_the_time_two_reads_are_enough(
 
 
 async def test_a_reading_that_fails_refuses_nobody_for_good(
-    ada: Client, bob: Client, eve: Client, tea: UUID, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ada: Client, bob: Client, eve: Client, tea: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await memberships.of(tea, bob.person.id)
     memberships.expire(tea)
