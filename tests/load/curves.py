@@ -119,10 +119,9 @@ async def messages(target: Chat, size: int) -> dict[str, float]:
     (pair,) = crowd.pairs
     speaker = crowd.clients[0]
     speaker.cursors.clear()  # it only speaks
-    await crowds.connect([speaker])
-    person = crowd.clients[0].twin(crowd.tally)
-    await crowds.connect([person])
-    target.python("-m", "tests.load.long_history", pair.id, person.user_id, str(size))
+    target.python("-m", "tests.load.long_history", pair.id, str(size))
+    person = speaker.twin(crowd.tally)
+    await crowds.connect([speaker, person])  # not before: nobody's heart beats while the process above is waited for
     rest = person.rest()
     await rest.connect()
     page = f"conversations/{pair.id}/messages?limit={PAGE}"

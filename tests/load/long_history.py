@@ -1,5 +1,5 @@
 """
-Messages straight into the log, by the log's own door: `python -m tests.load.long_history CONVERSATION SENDER NUMBER`.
+Messages straight into the log, by the log's own door: `python -m tests.load.long_history CONVERSATION NUMBER`.
 
 For conversations so long that to say all of it would take hours. The environment says which store.
 """
@@ -32,9 +32,9 @@ async def write(conversation_id: UUID, sender_id: UUID, number: int, members_ver
 
 
 def main() -> None:
-    conversation_id, sender_id, number = UUID(sys.argv[1]), UUID(sys.argv[2]), int(sys.argv[3])
-    members_version = Conversation.objects.values_list("members_version", flat=True).get(id=conversation_id)
-    asyncio.run(write(conversation_id, sender_id, number, members_version))
+    conversation = Conversation.objects.get(id=sys.argv[1])
+    sender = conversation.memberships.earliest("id")
+    asyncio.run(write(conversation.id, sender.user_id, int(sys.argv[2]), conversation.members_version))
 
 
 if __name__ == "__main__":
