@@ -1,13 +1,16 @@
 """The workers' application: quorum queues on RabbitMQ, or the embedded Redis-protocol store, by BROKER_URL."""
 
 import os
+import sys
+from typing import Any
 
 from celery import Celery
-from celery.signals import worker_ready
+from celery.signals import task_postrun, worker_ready
 from django.conf import settings
 from kombu import Exchange, Queue
 from prometheus_client import start_http_server
 
+from apps.accounts.aio import give_back_connection
 from apps.push import dead_letters
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings.base")
@@ -42,7 +45,15 @@ def serve_metrics(**_: object) -> None:
         start_http_server(settings.METRICS_PORT, addr="127.0.0.1")
 
 
+@task_postrun.connect
+def give_back(sender: Any, **_: object) -> None:
+    """As elsewhere; Celery's own way is to close it before and after each task."""
+    if not sender.request.is_eager:
+        give_back_connection()
+
+
 app.conf.update(
+    CELERY_DB_REUSE_MAX=sys.maxsize,  # see give_back
     broker_url=settings.BROKER_URL,
     broker_connection_timeout=2,
     broker_connection_retry_on_startup=True,

@@ -42,15 +42,19 @@ async def in_db(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
 
 
 def _ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """
-    PostgreSQL's connection goes back to its pool afterwards. SQLite's stays with the thread, as to open one costs more
-    than what is asked; not after an error, as it may be broken.
-    """
     try:
         return function(*args, **kwargs)
     finally:
-        if connection.vendor != "sqlite" or connection.errors_occurred:
-            connection.close_if_unusable_or_obsolete()
+        give_back_connection()
+
+
+def give_back_connection() -> None:
+    """
+    PostgreSQL's goes back to its pool. SQLite's stays with the thread, as to open one costs more than what is asked;
+    not after an error, as it may be broken.
+    """
+    if connection.vendor != "sqlite" or connection.errors_occurred:
+        connection.close_if_unusable_or_obsolete()
 
 
 def retrieve(task: "asyncio.Task[Any]") -> None:

@@ -23,7 +23,7 @@ from apps.presence import node
 from apps.presence.status import OFFLINE_AFTER_S
 from apps.push import ledger, metrics, policy
 from apps.push.models import Device, NotificationSettings
-from apps.push.policy import News, QuietHours, Recipient
+from apps.push.policy import News, Notice, QuietHours, Recipient
 from apps.push.wishes import Wishes, of_row
 
 logger = logging.getLogger(__name__)
@@ -117,8 +117,25 @@ def _attentive(user_ids: Collection[UUID]) -> set[UUID]:
         return set()  # one push too many is better than one too few
 
 
-def notify(news: News, user_ids: Collection[UUID] | None, now: datetime) -> None:
-    """Plan a push to every device of those of these people (None: of all members) who have to be told."""
+def notify_each(notices: Collection[Notice], now: datetime) -> int:
+    """Plan the pushes of each; how many. Most people have no device: who has one, is one question for all notices."""
+    named = sorted({user_id for notice in notices for user_id in notice.user_ids or ()})
+    reachable: set[UUID] = set()
+    for start in range(0, len(named), MEMBERS_AT_ONCE):
+        devices = Device.objects.filter(user_id__in=named[start : start + MEMBERS_AT_ONCE])
+        reachable.update(devices.values_list("user_id", flat=True))
+    planned = 0
+    for news, user_ids in ((notice.news, notice.user_ids) for notice in notices):
+        if user_ids is None:
+            planned += notify(news, None, now)
+        elif some := reachable.intersection(user_ids):
+            planned += notify(news, some, now)
+    return planned
+
+
+def notify(news: News, user_ids: Collection[UUID] | None, now: datetime) -> int:
+    """Plan a push to every device of those of these people (None: of all members) who have to be told; how many."""
+    planned = 0
     for members in _unread_members(news, user_ids):
         facts = known([member.user_id for member in members], [news.sender_id])
         tell = set()
@@ -131,6 +148,8 @@ def notify(news: News, user_ids: Collection[UUID] | None, now: datetime) -> None
         devices = list(Device.objects.filter(user_id__in=tell).values_list("id", flat=True))
         for start in range(0, len(devices), DEVICES_AT_ONCE):
             ledger.plan(news, devices[start : start + DEVICES_AT_ONCE], now)
+        planned += len(devices)
+    return planned
 
 
 def _unread_members(news: News, user_ids: Collection[UUID] | None) -> Iterator[list[Standing]]:

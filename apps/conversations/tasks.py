@@ -32,9 +32,8 @@ PER_TASK = 100
 @shared_task(**push.RETRY, acks_on_failure_or_timeout=False)
 def notify_absent(notices: list[Any]) -> None:
     """For each Notice, as delivery.py makes them: a push to every device of those who have to be told."""
-    for notice in msgspec.convert(notices, list[Notice]):
-        notify.notify(notice.news, notice.user_ids, timezone.now())
-    send_due()
+    if notify.notify_each(msgspec.convert(notices, list[Notice]), timezone.now()):
+        send_due()
 
 
 @shared_task

@@ -152,6 +152,19 @@ async def test_only_those_who_were_absent_are_asked_about(
     assert provider.tokens == [device]
 
 
+async def test_to_tell_many_who_have_no_device_is_one_question(ada: Client, bob: Client, eve: Client) -> None:
+    talk = await group(ada)
+    said = [notify.news_of(await say(ada, talk, f"{number} green bottles")) for number in range(10)]
+    notices = [msgspec.to_builtins(Notice(news, [bob.person.id, eve.person.id])) for news in said]
+
+    def work() -> int:
+        with CaptureQueriesContext(connection) as captured:
+            tasks.notify_absent(notices)
+        return len(captured)
+
+    assert await sync_to_async(work)() == 1
+
+
 async def test_who_is_back_gets_none_unless_they_are_away_from_what_they_have_open(
     ada: Client, bob: Client, eve: Client, provider: FakeProvider
 ) -> None:
