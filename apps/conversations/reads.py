@@ -5,6 +5,7 @@ import base64
 import binascii
 from collections.abc import Collection, Mapping
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -17,7 +18,7 @@ from apps.conversations.errors import BadFrame
 from apps.conversations.history import log
 from apps.conversations.memberships import Member, Members
 from apps.conversations.messages import Message
-from apps.conversations.models import Membership
+from apps.conversations.models import Conversation, Membership
 from apps.conversations.protocol import (
     ConversationOut,
     MemberOut,
@@ -153,15 +154,16 @@ async def conversations_page(
 ) -> tuple[list[ConversationOut], str | None]:
     """Mine, the most recently active first, and the cursor of the next page. Raises BadFrame for a bad cursor."""
     after = _decode_cursor(cursor) if cursor else None
-    rows: list[Membership] = await in_db(_memberships_of, actor.id)
-    newest = await (await log()).latest([row.conversation_id for row in rows])
-    keyed = sorted(((_activity(row, newest), str(row.conversation_id)), row) for row in rows)[::-1]
-    page = [(key, row) for key, row in keyed if after is None or key < after][: limit + 1]
-    shown = [row for _, row in page[:limit]]
-    members = await in_db(memberships.snapshots, [row.conversation for row in shown])
+    mine = await in_db(_conversations_of, actor.id)
+    newest = await (await log()).latest([each.id for each in mine])
+    keyed = sorted(((_activity(each, newest), str(each.id)), each) for each in mine)[::-1]
+    page = [(key, each) for key, each in keyed if after is None or key < after][: limit + 1]
+    shown = {each.id: each.last_read_seq for _, each in page[:limit]}
+    members = {each.conversation_id: each for each in await in_db(_snapshots, shown)}
     outs = [
-        await _conversation_out(each, each.get(actor.id), row.last_read_seq, newest.get(row.conversation_id))
-        for each, row in zip(members, shown, strict=True)
+        await _conversation_out(members[each], members[each].get(actor.id), last_read_seq, newest.get(each))
+        for each, last_read_seq in shown.items()
+        if each in members
     ]
     return outs, _encode_cursor(page[limit - 1][0]) if len(page) > limit else None
 
@@ -228,13 +230,25 @@ def unread(viewer_id: UUID, start_seq: int, last_read_seq: int, newest: Message 
     return max(0, newest.seq - max(last_read_seq, start_seq - 1))
 
 
-def _memberships_of(user_id: UUID) -> list[Membership]:
-    return list(Membership.objects.filter(user_id=user_id, left_at__isnull=True).select_related("conversation"))
+class _Mine(NamedTuple):
+    id: UUID
+    created_at: datetime
+    last_read_seq: int
 
 
-def _activity(row: Membership, newest: Mapping[UUID, Message]) -> str:
-    message = newest.get(row.conversation_id)
-    moment = row.conversation.created_at if message is None else message.sent_at
+def _conversations_of(user_id: UUID) -> list[_Mine]:
+    mine = Membership.objects.filter(user_id=user_id, left_at__isnull=True)
+    columns = mine.values_list("conversation_id", "conversation__created_at", "last_read_seq")
+    return [_Mine(*row) for row in columns]
+
+
+def _snapshots(conversation_ids: Collection[UUID]) -> list[Members]:
+    return memberships.snapshots(list(Conversation.objects.filter(id__in=conversation_ids)))
+
+
+def _activity(mine: _Mine, newest: Mapping[UUID, Message]) -> str:
+    message = newest.get(mine.id)
+    moment = mine.created_at if message is None else message.sent_at
     return moment.isoformat(timespec="milliseconds")
 
 
