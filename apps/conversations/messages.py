@@ -14,6 +14,9 @@ class Kind(StrEnum):
     SYSTEM = "system"
 
 
+KINDS = {kind.value: kind for kind in Kind}  # looked up for each message that is read; Kind(…) takes far longer
+
+
 class Draft(msgspec.Struct, frozen=True):
     """
     A message on its way into the log.

@@ -180,3 +180,5 @@ def test_retry_after_is_said_only_where_there_is_one() -> None:
 
 def test_times_are_utc_with_milliseconds() -> None:
     assert rfc3339(datetime(2026, 1, 2, 3, 4, 5, 6_000, UTC)) == "2026-01-02T03:04:05.006Z"
+    assert rfc3339(datetime(2026, 1, 2, 3, 4, 5, 999, UTC)) == "2026-01-02T03:04:05.000Z"
+    assert rfc3339(datetime(2026, 1, 2, 3, 4, 5, 0, UTC)) == "2026-01-02T03:04:05.000Z"

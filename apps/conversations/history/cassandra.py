@@ -26,6 +26,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import count
 from random import uniform
 from typing import Any, NamedTuple
@@ -39,7 +40,7 @@ from msgspec import convert
 from apps.conversations.errors import Unavailable
 from apps.conversations.history.audit import Part, Row
 from apps.conversations.history.base import Contended, MembersChanged
-from apps.conversations.messages import Draft, Kind, Message
+from apps.conversations.messages import KINDS, Draft, Message
 
 logger = logging.getLogger(__name__)
 
@@ -537,9 +538,15 @@ def _numbered(draft: Draft, seq: int, sent_at: datetime) -> Message:
 
 def _message(conversation_id: UUID, row: Any, *, repeated: bool = False) -> Message:
     seq, sender_id, client_msg_id, kind, content, sent_at = row.as_tuple()
-    # A third of what UUID(…) takes, for each message of a page.
-    sender_id, client_msg_id = convert(sender_id, UUID), convert(client_msg_id, UUID)
-    return Message(conversation_id, seq, sender_id, client_msg_id, Kind(kind), content, sent_at, repeated)
+    # convert() takes a third of what UUID(…) does, for each message of a page.
+    sender_id, client_msg_id = _sender(sender_id), convert(client_msg_id, UUID)
+    return Message(conversation_id, seq, sender_id, client_msg_id, KINDS[kind], content, sent_at, repeated)
+
+
+@lru_cache(10_000)
+def _sender(text: str) -> UUID:
+    """The few who write a page, once each: the same objects are also compared faster."""
+    return convert(text, UUID)
 
 
 def _now() -> datetime:
