@@ -47,5 +47,7 @@ def as_task(function: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
     """As a worker calls it when a message has come."""
     task = app.task(function, name="as_task", throws=(DatabaseError,))
     tracer = build_tracer(task.name, task, app=app)
-    yield lambda argument: tracer(str(uuid4()), [argument], {}, {"is_eager": False})
-    del app.tasks[task.name]
+    try:
+        yield lambda argument: tracer(str(uuid4()), [argument], {}, {"is_eager": False})
+    finally:
+        del app.tasks[task.name]

@@ -51,7 +51,7 @@ def _ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 def give_back_connection() -> None:
     """
     PostgreSQL's goes back to its pool. SQLite's stays with the thread, as to open one costs more than what is asked;
-    not after an error, as it may be broken.
+    not after an error that no rollback has mended, as it may be broken.
     """
     if connection.vendor != "sqlite" or connection.errors_occurred:
         connection.close_if_unusable_or_obsolete()

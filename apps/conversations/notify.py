@@ -118,18 +118,18 @@ def _attentive(user_ids: Collection[UUID]) -> set[UUID]:
 
 
 def notify_each(notices: Collection[Notice], now: datetime) -> int:
-    """Plan the pushes of each; how many. Most people have no device: who has one, is one question for all notices."""
+    """Plan the pushes of each; how many. Who has a device at all is asked for all of them: most people have none."""
     named = sorted({user_id for notice in notices for user_id in notice.user_ids or ()})
     reachable: set[UUID] = set()
     for start in range(0, len(named), MEMBERS_AT_ONCE):
         devices = Device.objects.filter(user_id__in=named[start : start + MEMBERS_AT_ONCE])
         reachable.update(devices.values_list("user_id", flat=True))
     planned = 0
-    for news, user_ids in ((notice.news, notice.user_ids) for notice in notices):
-        if user_ids is None:
-            planned += notify(news, None, now)
-        elif some := reachable.intersection(user_ids):
-            planned += notify(news, some, now)
+    for notice in notices:
+        if notice.user_ids is None:
+            planned += notify(notice.news, None, now)
+        elif some := reachable.intersection(notice.user_ids):
+            planned += notify(notice.news, some, now)
     return planned
 
 

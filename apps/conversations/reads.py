@@ -154,16 +154,17 @@ async def conversations_page(
 ) -> tuple[list[ConversationOut], str | None]:
     """Mine, the most recently active first, and the cursor of the next page. Raises BadFrame for a bad cursor."""
     after = _decode_cursor(cursor) if cursor else None
-    mine = await in_db(_conversations_of, actor.id)
-    newest = await (await log()).latest([each.id for each in mine])
-    keyed = sorted(((_activity(each, newest), str(each.id)), each) for each in mine)[::-1]
-    page = [(key, each) for key, each in keyed if after is None or key < after][: limit + 1]
-    shown = {each.id: each.last_read_seq for _, each in page[:limit]}
-    members = {each.conversation_id: each for each in await in_db(_snapshots, shown)}
+    places = await in_db(_places_of, actor.id)
+    newest = await (await log()).latest([place.conversation_id for place in places])
+    keyed = sorted(((_activity(place, newest), str(place.conversation_id)), place) for place in places)[::-1]
+    page = [(key, place) for key, place in keyed if after is None or key < after][: limit + 1]
+    shown = [place for _, place in page[:limit]]
+    found = await in_db(_members_of, [place.conversation_id for place in shown])
+    mine = {members.conversation_id: members for members in found if actor.id in members.present}
     outs = [
-        await _conversation_out(members[each], members[each].get(actor.id), last_read_seq, newest.get(each))
-        for each, last_read_seq in shown.items()
-        if each in members
+        await _conversation_out(members, members.get(actor.id), place.last_read_seq, newest.get(place.conversation_id))
+        for place in shown
+        if (members := mine.get(place.conversation_id))  # None: left meanwhile
     ]
     return outs, _encode_cursor(page[limit - 1][0]) if len(page) > limit else None
 
@@ -230,25 +231,27 @@ def unread(viewer_id: UUID, start_seq: int, last_read_seq: int, newest: Message 
     return max(0, newest.seq - max(last_read_seq, start_seq - 1))
 
 
-class _Mine(NamedTuple):
-    id: UUID
-    created_at: datetime
+class _Place(NamedTuple):
+    """A person's, in a conversation."""
+
+    conversation_id: UUID
+    created_at: datetime  # the conversation
     last_read_seq: int
 
 
-def _conversations_of(user_id: UUID) -> list[_Mine]:
+def _places_of(user_id: UUID) -> list[_Place]:
     mine = Membership.objects.filter(user_id=user_id, left_at__isnull=True)
     columns = mine.values_list("conversation_id", "conversation__created_at", "last_read_seq")
-    return [_Mine(*row) for row in columns]
+    return [_Place(*row) for row in columns]
 
 
-def _snapshots(conversation_ids: Collection[UUID]) -> list[Members]:
+def _members_of(conversation_ids: Collection[UUID]) -> list[Members]:
     return memberships.snapshots(list(Conversation.objects.filter(id__in=conversation_ids)))
 
 
-def _activity(mine: _Mine, newest: Mapping[UUID, Message]) -> str:
-    message = newest.get(mine.id)
-    moment = mine.created_at if message is None else message.sent_at
+def _activity(place: _Place, newest: Mapping[UUID, Message]) -> str:
+    message = newest.get(place.conversation_id)
+    moment = place.created_at if message is None else message.sent_at
     return moment.isoformat(timespec="milliseconds")
 
 

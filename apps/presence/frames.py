@@ -18,6 +18,6 @@ class Resync(Struct, frozen=True, tag="resync", tag_field="type"):
 
 
 def rfc3339(moment: datetime) -> str:
-    """Of a moment in UTC, with milliseconds: 2026-01-31T12:00:00.000Z"""
+    """Of a moment, which has to be in UTC, with milliseconds: 2026-01-31T12:00:00.000Z"""
     text: str = to_builtins(moment)  # a fifth of what isoformat() takes, for each message of a page
     return f"{text[:23]}Z" if moment.microsecond else f"{text[:19]}.000Z"

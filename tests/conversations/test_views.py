@@ -10,6 +10,7 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.conf import settings as django_settings
 from django.test import AsyncClient
+from django.utils import timezone
 
 from apps.accounts.people import Person
 from apps.conversations import reads, services
@@ -144,6 +145,22 @@ async def test_the_list_goes_on_after_its_first_page(
     assert more is not None
     second = await ada_visits.get(f"/?cursor={more[1]}")
     assert "Group 0" in second.text and "Group 2" not in second.text
+
+
+async def test_who_is_removed_while_the_list_is_read_sees_the_rest(
+    ada: Client, bob: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stays, goes = [await services.create_group(ada.person, title, ["bob"]) for title in ("Stays", "Goes")]
+    read = reads._places_of
+
+    def places_of(user_id: UUID) -> Any:
+        places = read(user_id)
+        Membership.objects.filter(conversation_id=goes, user_id=user_id).update(left_at=timezone.now())
+        return places
+
+    monkeypatch.setattr(reads, "_places_of", places_of)
+    page, _ = await reads.conversations_page(bob.person)
+    assert [shown.id for shown in page] == [stays]
 
 
 async def test_a_rubbish_cursor_is_answered_with_a_page(ada_visits: Visitor) -> None:

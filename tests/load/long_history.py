@@ -14,11 +14,12 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings.base")
 django.setup()
 
-from apps.conversations.history import store_from_settings  # noqa: E402  (needs the app registry)
+from apps.conversations.history import cassandra, store_from_settings  # noqa: E402  (needs the app registry)
 from apps.conversations.messages import Draft  # noqa: E402
 from apps.conversations.models import Conversation  # noqa: E402
 
 AT_ONCE = 1_000
+cassandra.MAX_GROUP = AT_ONCE  # nobody waits here for what comes behind them
 
 
 async def write(conversation_id: UUID, sender_id: UUID, number: int, members_version: int) -> None:
