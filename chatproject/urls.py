@@ -2,7 +2,7 @@ from django.contrib import admin
 from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 
-from apps.conversations.api import NowhereView
+from apps.conversations.api.about import NowhereView
 from chatproject.readiness import readyz
 
 urlpatterns = [
@@ -16,6 +16,6 @@ urlpatterns = [
     path("accounts/sessions/", RedirectView.as_view(pattern_name="settings")),
     path("accounts/", include("allauth.urls")),
     path("admin/", admin.site.urls),
-    path("api/v1/", include("apps.conversations.api")),
+    path("api/v1/", include("apps.conversations.api.urls")),
     re_path("^api/", NowhereView.as_view()),
 ]

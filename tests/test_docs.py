@@ -7,7 +7,8 @@ import pytest
 from django.urls import URLPattern
 from prometheus_client import REGISTRY
 
-from apps.conversations import api, errors, protocol
+from apps.conversations import errors, protocol
+from apps.conversations.api import urls as api
 from apps.presence import metrics
 
 ROOT = Path(__file__).parent.parent

@@ -16,11 +16,11 @@ from django.core.cache import cache
 from django.core.management import call_command
 from schemathesis import checks
 
-from apps.conversations import api
+from apps.conversations.api import about
 from chatproject.asgi import application
 from tests.embedded import Client, sign_up
 
-DOCUMENT = json.loads(api.openapi())
+DOCUMENT = json.loads(about.openapi())
 # Whether rubbish is refused is asked in test_api.py: much of what schemathesis calls invalid is valid once trimmed.
 CHECKS = [
     checks.not_a_server_error,
