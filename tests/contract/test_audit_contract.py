@@ -45,7 +45,7 @@ async def change(backend: Backend, store: AuditedStore, statement: str, conversa
     if isinstance(store, CassandraHistory):
         keyspace = urlsplit(backend.where).path.strip("/")
         cql = statement.format(log=f"{keyspace}.message_log", heads=f"{keyspace}.conversation_heads", **values)
-        await store._session.execute(acsylla.create_statement(cql.replace("?", str(conversation_id))))
+        await store._connection.session.execute(acsylla.create_statement(cql.replace("?", str(conversation_id))))
     else:
         with sqlite3.connect(backend.where) as db:
             db.execute(statement.format(log="message_log", **values), (conversation_id.bytes,))

@@ -57,8 +57,8 @@ async def store(cassandra_log: str) -> AsyncIterator[CassandraHistory]:
 
 @pytest.fixture
 def wire(store: CassandraHistory) -> Wire:
-    wire = Wire(store._session)
-    store._session = wire
+    wire = Wire(store._connection.session)
+    store._connection.session = wire
     return wire
 
 
@@ -89,8 +89,8 @@ async def test_an_answer_lost_for_good_is_unknown_and_the_retry_finds_the_messag
     await store.append(drafts(conversation_id, BUCKET_SIZE - 1), members_version=0)
     impatient = CassandraHistory(cassandra_log, bucket_size=BUCKET_SIZE)
     await impatient.start()
-    deaf = Wire(impatient._session)
-    impatient._session = deaf
+    deaf = Wire(impatient._connection.session)
+    impatient._connection.session = deaf
     await impatient.before(conversation_id, None, 1)  # knows the head
     impatient._deadline_s = 0.5
 
@@ -193,8 +193,8 @@ async def test_the_last_fifty_are_one_slice_of_one_or_two_partitions(
     store = CassandraHistory(cassandra_log, bucket_size=60)
     await store.start()
     await store.append(drafts(conversation_id, length), members_version=0)
-    wire = Wire(store._session)
-    store._session = wire
+    wire = Wire(store._connection.session)
+    store._connection.session = wire
     traces: list[str] = []
     wire.before = lambda statement: statement.set_tracing(True)
     wire.after = lambda answer: traces.append(answer.tracing_id)

@@ -16,6 +16,7 @@ import acsylla
 from acsylla import errors
 
 from apps.conversations.history import cassandra
+from apps.conversations.history.cassandra_connection import REQUEST_TIMEOUT_S
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.services import Service
 
@@ -170,7 +171,7 @@ class Session:
 
     async def execute(self, bound: Any) -> Any:
         carry_out, values = bound
-        return await self._service.ask(lambda: carry_out(*values), timeout_s=cassandra.REQUEST_TIMEOUT_S)
+        return await self._service.ask(lambda: carry_out(*values), timeout_s=REQUEST_TIMEOUT_S)
 
     async def close(self) -> None: ...
 
@@ -185,7 +186,7 @@ def service(scheduler: Scheduler) -> Service:
 
 
 def driver(session: Callable[[], Session]) -> Any:
-    """What history/cassandra.py uses of the module `acsylla`."""
+    """What history/cassandra_connection.py uses of the module `acsylla`."""
 
     async def create_session() -> Session:
         return session()

@@ -26,7 +26,7 @@ from apps.accounts.identity import Identity
 from apps.accounts.people import Person
 from apps.conversations import consumers, delivery, history, memberships, reads, services
 from apps.conversations.errors import ChatError
-from apps.conversations.history import cassandra
+from apps.conversations.history import cassandra, cassandra_connection
 from apps.conversations.memberships import Kept, Member, Members
 from apps.conversations.protocol import ConversationOut
 from apps.presence import last_seen, node
@@ -268,7 +268,7 @@ def install() -> None:
 
 
 def _install_stores() -> None:
-    cassandra.acsylla = simulated_cassandra.driver(
+    cassandra_connection.acsylla = simulated_cassandra.driver(
         lambda: simulated_cassandra.Session(_current.tables, _current.cassandra_service)
     )
     history.store_from_settings = lambda: cassandra.CassandraHistory(

@@ -20,39 +20,26 @@ sight of last_seq at the end of k. So a full bucket is final, and a message soug
 """
 
 import asyncio
-import logging
-import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import count
-from random import uniform
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
-import acsylla
-from acsylla import errors
 from msgspec import convert
 
-from apps.conversations.errors import Unavailable
 from apps.conversations.history.audit import Part, Row
 from apps.conversations.history.base import Contended, MembersChanged
+from apps.conversations.history.cassandra_connection import DEADLINE_S, Connection, in_turns, pauses
 from apps.conversations.messages import KINDS, Draft, Message
 
-logger = logging.getLogger(__name__)
-
 BUCKET_SIZE = 10_000  # messages, about 4 MB; never change it for a keyspace that has messages
-DEADLINE_S = 5.0
-REQUEST_TIMEOUT_S = 2.0  # less than the deadline: an answer that got lost is asked for again
 MAX_GROUP = 32  # messages in one batch
 MAX_GROUP_CHARS = 64_000  # and of content; a single message may be longer
 MAX_HEADS = 50_000
 REACH = 1_000  # messages that may be stored while a first try is held up, by a node that froze
 AUDIT_PAGE = 500
-MAX_AT_ONCE = 32  # statements under way for one call that asks about many partitions
 LARGEST_BUCKET = 2**31 - 1
 
 _PARTITION = "conversation_id = ? AND bucket = ?"
@@ -97,25 +84,6 @@ _PARTITIONS = (
     f"SELECT DISTINCT conversation_id, bucket, {_PLACE} FROM {{keyspace}}.message_log WHERE {_PLACE} > ? LIMIT ?"
 )
 
-# What may be otherwise a moment later. Everything else is a mistake of ours, and is not hidden behind a retry.
-_PASSING = (
-    errors.CassErrorLibNoHostsAvailable,
-    errors.CassErrorLibNoStreams,
-    errors.CassErrorLibRequestQueueFull,
-    errors.CassErrorLibRequestTimedOut,
-    errors.CassErrorLibUnableToConnect,
-    errors.CassErrorLibWriteError,
-    errors.CassErrorServerIsBootstrapping,
-    errors.CassErrorServerOverloaded,
-    errors.CassErrorServerReadFailure,
-    errors.CassErrorServerReadTimeout,
-    errors.CassErrorServerServerError,
-    errors.CassErrorServerUnavailable,
-    errors.CassErrorServerWriteFailure,
-    errors.CassErrorServerWriteTimeout,
-)
-_NO_TABLE = (errors.CassErrorServerInvalidQuery, errors.CassExceptionInvalidQuery)
-
 
 class _Head(NamedTuple):
     seq: int  # the last number given, 0 for none
@@ -131,64 +99,26 @@ class _Decision(NamedTuple):
 
 
 class CassandraHistory:
-    """`url`: cassandra://[user:password@]host[,host…][:port]/keyspace."""
+    """`url`: as of Connection."""
 
     def __init__(self, url: str, *, bucket_size: int = BUCKET_SIZE, deadline_s: float = DEADLINE_S) -> None:
-        self._where = urlsplit(url)
-        self._keyspace = self._where.path.strip("/")
-        if not re.fullmatch("[a-z][a-z0-9_]{0,47}", self._keyspace):
-            raise ValueError("CASSANDRA_URL must end in /keyspace: small letters, digits and _")
+        self._connection = Connection(url, deadline_s)
         self._bucket_size = bucket_size
-        self._deadline_s = deadline_s
         self._heads = _Heads()
-        self._prepared: dict[str, Any] = {}
-        self._session: Any = None
-        self._last_error: Exception | None = None
 
     async def start(self) -> None:
-        # No retries in the driver: only this file knows which question may be asked again, and until when.
-        cluster = acsylla.create_cluster(
-            (self._where.hostname or "127.0.0.1").split(","),
-            port=self._where.port or 9042,
-            username=self._where.username and unquote(self._where.username),
-            password=self._where.password and unquote(self._where.password),
-            connect_timeout=DEADLINE_S,
-            request_timeout=REQUEST_TIMEOUT_S,
-            consistency=acsylla.Consistency.LOCAL_QUORUM,
-            serial_consistency=acsylla.Consistency.LOCAL_SERIAL,
-            token_aware_routing_shuffle_replicas=False,  # one proposer per partition: fewer Paxos rounds in vain
-            retry_policy="fallthrough",
-            constant_reconnect_delay_ms=1_000,
-            coalesce_delay_us=2_000,  # with 200 its thread wakes ten times for each message
-            log_level="critical",  # what fails is raised
-            application_name="chat",
-        )
-        try:
-            self._session = await cluster.create_session()
-            async with asyncio.timeout(DEADLINE_S):
-                await asyncio.gather(*(self._prepare(cql) for cql in (_BELOW, _NEWEST_BUCKET, _batch_of(1))))
-        except errors.CassException as error:
-            await self.close()
-            hint = " (has `manage.py sync_cassandra` been run?)" if isinstance(error, _NO_TABLE) else ""
-            raise _unavailable(f"{error}{hint}") from error
-        except TimeoutError as error:
-            await self.close()
-            raise _unavailable("it did not prepare the statements") from error
+        await self._connection.start([_BELOW, _NEWEST_BUCKET, _batch_of(1)])
 
     async def close(self) -> None:
-        self._prepared.clear()
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        await self._connection.close()
 
     async def ping(self) -> None:
-        async with self._in_time():
-            await self._run(_NEWEST_BUCKET, UUID(int=0))
+        await self._connection.ask(_NEWEST_BUCKET, UUID(int=0))
 
     # --- writing -----------------------------------------------------------------------------------------------------
     async def append(self, drafts: Sequence[Draft], members_version: int, *, give_way: bool = False) -> list[Message]:
         ids = [draft.message_id for draft in drafts]
-        async with self._in_time():
+        async with self._connection.in_time():
             waiting = dict(zip(ids, drafts, strict=True))
             stored = await self._append(
                 drafts[0].conversation_id, waiting, members_version, _gives_way() if give_way else _lets_others_pass()
@@ -216,7 +146,7 @@ class CassandraHistory:
             if decision.applied:
                 found = {each: _numbered(group[each], seq, now) for seq, each in enumerate(group, head.seq + 1)}
                 if bucket and head.seq == self._end_of(bucket - 1):
-                    await self._run(_SET_NEWEST_BUCKET, conversation_id, bucket)
+                    await self._connection.run(_SET_NEWEST_BUCKET, conversation_id, bucket)
                 head = _Head(head.seq + len(group), members_version)
             else:
                 found = await self._at(conversation_id, bucket, decision.repeats)
@@ -242,7 +172,7 @@ class CassandraHistory:
         """Nothing refuses a wrong version in a bucket that is yet to be opened: it is that of the full one before."""
         if not head or head % self._bucket_size:
             return _Head(head, members_version if head else 0)
-        full = await self._run(_MEMBERS_VERSION, conversation_id, head // self._bucket_size - 1)
+        full = await self._connection.run(_MEMBERS_VERSION, conversation_id, head // self._bucket_size - 1)
         return _Head(head, next(row.as_tuple()[0] for row in full))
 
     async def _corrected(
@@ -281,7 +211,7 @@ class CassandraHistory:
         for seq, (message_id, draft) in enumerate(group.items(), head.seq + 1):
             message = (draft.sender_id, draft.client_msg_id, draft.kind.value, draft.content, now)
             values += (conversation_id, bucket, seq, message_id, *message, conversation_id, bucket, message_id, seq)
-        rows = [row.as_dict() for row in await self._run(_batch_of(len(group)), *values)]
+        rows = [row.as_dict() for row in await self._connection.run(_batch_of(len(group)), *values)]
         if rows[0]["[applied]"]:
             return _Decision(applied=True)
         repeats = {UUID(row["message_id"]): row["first_seq"] for row in rows if row.get("lane") == 1}
@@ -302,7 +232,9 @@ class CassandraHistory:
             for message_id, draft in drafts.items()
             for bucket in range(self._since(draft, head) // self._bucket_size, head // self._bucket_size)
         ]
-        hits = await _in_turns(self._run(_FIRST_SEQ, conversation_id, bucket, each) for each, bucket in places)
+        hits = await in_turns(
+            self._connection.run(_FIRST_SEQ, conversation_id, bucket, each) for each, bucket in places
+        )
         found: dict[UUID, Message] = {}
         for (message_id, bucket), rows in zip(places, hits, strict=True):
             for row in rows:
@@ -314,7 +246,7 @@ class CassandraHistory:
 
     async def _at(self, conversation_id: UUID, bucket: int, seqs: Mapping[UUID, int]) -> dict[UUID, Message]:
         """The messages under these numbers, as answers to repeats."""
-        results = await _in_turns(self._run(_AT, conversation_id, bucket, seq) for seq in seqs.values())
+        results = await in_turns(self._connection.run(_AT, conversation_id, bucket, seq) for seq in seqs.values())
         return {
             message_id: _message(conversation_id, row, repeated=True)
             for message_id, rows in zip(seqs, results, strict=True)
@@ -325,7 +257,7 @@ class CassandraHistory:
     async def before(self, conversation_id: UUID, seq: int | None, limit: int) -> list[Message]:
         if limit < 1:
             return []
-        async with self._in_time():
+        async with self._connection.in_time():
             return await self._before(conversation_id, seq, limit)
 
     async def _before(self, conversation_id: UUID, seq: int | None, limit: int) -> list[Message]:
@@ -346,11 +278,11 @@ class CassandraHistory:
 
     async def after(self, conversation_id: UUID, seq: int, limit: int) -> list[Message]:
         found: list[Message] = []
-        async with self._in_time():
+        async with self._connection.in_time():
             for bucket in range(seq // self._bucket_size, LARGEST_BUCKET):
                 if len(found) >= limit:
                     break
-                rows = await self._run(_ABOVE, conversation_id, bucket, seq, limit - len(found))
+                rows = await self._connection.run(_ABOVE, conversation_id, bucket, seq, limit - len(found))
                 found += (_message(conversation_id, row) for row in rows)
                 if not found or found[-1].seq != self._end_of(bucket):
                     break  # the bucket is not full, so there is no next one
@@ -359,8 +291,8 @@ class CassandraHistory:
         return found
 
     async def latest(self, conversation_ids: Collection[UUID]) -> Mapping[UUID, Message]:
-        async with self._in_time():
-            newest = await _in_turns(self._newest(each, 1) for each in conversation_ids)
+        async with self._connection.in_time():
+            newest = await in_turns(self._newest(each, 1) for each in conversation_ids)
         return {message.conversation_id: message for messages in newest for message in messages}
 
     async def _find_head(self, conversation_id: UUID) -> int:
@@ -373,7 +305,7 @@ class CassandraHistory:
         if head := self._heads.get(conversation_id):
             bucket = (head - 1) // self._bucket_size
         else:
-            rows = await self._run(_NEWEST_BUCKET, conversation_id)
+            rows = await self._connection.run(_NEWEST_BUCKET, conversation_id)
             bucket = next((row.as_tuple()[0] for row in rows), 0)
         end = self._bucket_size * LARGEST_BUCKET
         newest = await self._below(conversation_id, bucket, end, limit)
@@ -391,7 +323,7 @@ class CassandraHistory:
         return newest
 
     async def _below(self, conversation_id: UUID, bucket: int, seq: int, limit: int) -> list[Message]:
-        rows = await self._run(_BELOW, conversation_id, bucket, seq, limit)
+        rows = await self._connection.run(_BELOW, conversation_id, bucket, seq, limit)
         return [_message(conversation_id, row) for row in rows]
 
     def _end_of(self, bucket: int) -> int:
@@ -410,14 +342,14 @@ class CassandraHistory:
         return Part(number * self._bucket_size + 1, self._end_of(number), rows, firsts, (before, after))
 
     async def _last_seq(self, conversation_id: UUID, bucket: int) -> int:
-        rows = await self._ask(_LAST_SEQ, conversation_id, bucket)
+        rows = await self._connection.ask(_LAST_SEQ, conversation_id, bucket)
         return next((row.as_tuple()[0] for row in rows), None) or 0
 
     async def _first_seqs(self, conversation_id: UUID, bucket: int) -> dict[UUID, int]:
         found: dict[UUID, int] = {}
         last = UUID(int=0)
         while rows := [
-            row.as_tuple() for row in await self._ask(_FIRST_SEQS, conversation_id, bucket, last, AUDIT_PAGE)
+            row.as_tuple() for row in await self._connection.ask(_FIRST_SEQS, conversation_id, bucket, last, AUDIT_PAGE)
         ]:
             found |= {UUID(message_id): first_seq for message_id, first_seq in rows}
             last = UUID(rows[-1][0])
@@ -428,51 +360,19 @@ class CassandraHistory:
         last, known = 0, -1
         while len(found) > known:
             known = len(found)
-            for row in await self._ask(_ROWS, conversation_id, bucket, last, AUDIT_PAGE):
+            for row in await self._connection.ask(_ROWS, conversation_id, bucket, last, AUDIT_PAGE):
                 last, message_id, sender_id, client_msg_id, sent_at = row.as_tuple()
                 found[last, message_id] = Row(last, UUID(message_id), UUID(sender_id), UUID(client_msg_id), sent_at)
         return list(found.values())
 
     async def advised_part(self, conversation_id: UUID) -> int:
-        return next((row.as_tuple()[0] for row in await self._ask(_NEWEST_BUCKET, conversation_id)), 0)
+        return next((row.as_tuple()[0] for row in await self._connection.ask(_NEWEST_BUCKET, conversation_id)), 0)
 
     async def parts(self) -> AsyncIterator[tuple[UUID, int]]:
         token = -(2**63)
-        while rows := [row.as_tuple() for row in await self._ask(_PARTITIONS, token, AUDIT_PAGE)]:
+        while rows := [row.as_tuple() for row in await self._connection.ask(_PARTITIONS, token, AUDIT_PAGE)]:
             for conversation_id, bucket, token in rows:  # noqa: B007 the last one is where to go on
                 yield UUID(conversation_id), bucket
-
-    async def _ask(self, cql: str, *values: Any) -> Any:
-        async with self._in_time():
-            return await self._run(cql, *values)
-
-    # --- asking Cassandra --------------------------------------------------------------------------------------------
-    @asynccontextmanager
-    async def _in_time(self) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                yield
-        except TimeoutError:
-            raise _unavailable(self._last_error or "no answer in time") from self._last_error
-
-    async def _run(self, cql: str, *values: Any) -> Any:
-        """The rows. Asks again after what may pass, until the caller's time is up (`_in_time`)."""
-        pauses = _pauses(longest_s=0.64)
-        while True:
-            try:
-                prepared = self._prepared.get(cql) or await self._prepare(cql)
-                return await self._session.execute(prepared.bind(values))
-            except _PASSING as error:
-                self._last_error = error
-                logger.warning("Cassandra did not decide: %s", error)
-            await asyncio.sleep(next(pauses))
-
-    async def _prepare(self, cql: str) -> Any:
-        if self._session is None:
-            raise Unavailable("The history is not connected.", retry_after_ms=1_000)
-        prepared = await self._session.create_prepared(cql.format(keyspace=self._keyspace))
-        self._prepared[cql] = prepared
-        return prepared
 
 
 class _Heads:
@@ -506,30 +406,12 @@ def _batch_of(messages: int) -> str:
 
 
 def _lets_others_pass() -> Iterator[float]:
-    return _pauses(longest_s=0.08)  # one batch takes some 10 ms
+    return pauses(longest_s=0.08)  # one batch takes some 10 ms
 
 
 def _gives_way() -> Iterator[float]:
     yield 0  # the first time it may just be that the remembered number was an old one
     raise Contended
-
-
-def _pauses(longest_s: float) -> Iterator[float]:
-    """In seconds: none at first, then at random below 10 ms, 20 ms … `longest_s`."""
-    yield 0
-    for doublings in count():
-        yield uniform(0, min(longest_s, 0.01 * 2 ** min(doublings, 10)))
-
-
-async def _in_turns(questions: Iterable[Any]) -> list[Any]:
-    """All answers, with a bounded number of questions under way."""
-    turn = asyncio.Semaphore(MAX_AT_ONCE)
-
-    async def answer(question: Any) -> Any:
-        async with turn:
-            return await question
-
-    return await asyncio.gather(*map(answer, questions))
 
 
 def _numbered(draft: Draft, seq: int, sent_at: datetime) -> Message:
@@ -553,7 +435,3 @@ def _now() -> datetime:
     """As Cassandra keeps it: whole milliseconds."""
     now = datetime.now(UTC)
     return now.replace(microsecond=now.microsecond // 1_000 * 1_000)
-
-
-def _unavailable(reason: object) -> Unavailable:
-    return Unavailable(f"The history did not decide in time: {reason}.", retry_after_ms=1_000)
