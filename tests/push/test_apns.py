@@ -350,6 +350,12 @@ def test_a_server_that_we_do_not_trust_is_for_people_to_look_at(
     assert server.requests == 0
 
 
+def test_a_courier_that_has_gone_can_be_told_to_stop(provider: Apns) -> None:
+    """It may see by itself that it is to stop, before it is rung for."""
+    provider._courier.stop()
+    provider._courier.stop()
+
+
 def test_the_courier_goes_with_its_provider(server: ApnsServer, use: Callable[[ApnsServer], Apns]) -> None:
     before = set(threading.enumerate())
     provider = use(server)

@@ -291,7 +291,8 @@ class _Courier:
 
     def stop(self) -> None:
         self._stopping = True
-        self._ring()
+        with contextlib.suppress(OSError):  # it may have seen that already, and be gone with its bell
+            self._ring()
         self._thread.join(WRITE_S)
 
     def _ring(self) -> None:
