@@ -120,6 +120,7 @@ async def messages(target: Chat, size: int) -> dict[str, float]:
     speaker = crowd.clients[0]
     speaker.cursors.clear()  # it only speaks
     target.python("-m", "tests.load.long_history", pair.id, str(size))
+    await until_quiet(target)
     person = speaker.twin(crowd.tally)
     await crowds.connect([speaker, person])  # not before: nobody's heart beats while the process above is waited for
     rest = person.rest()
