@@ -119,11 +119,9 @@ def _attentive(user_ids: Collection[UUID]) -> set[UUID]:
 
 def notify_each(notices: Collection[Notice], now: datetime) -> int:
     """Plan the pushes of each; how many. Who has a device at all is asked for all of them: most people have none."""
-    named = sorted({user_id for notice in notices for user_id in notice.user_ids or ()})
-    reachable: set[UUID] = set()
-    for start in range(0, len(named), MEMBERS_AT_ONCE):
-        devices = Device.objects.filter(user_id__in=named[start : start + MEMBERS_AT_ONCE])
-        reachable.update(devices.values_list("user_id", flat=True))
+    told = {notice.news.conversation_id for notice in notices if notice.user_ids is not None}
+    owners = Device.objects.filter(user__memberships__conversation_id__in=told).values_list("user_id", flat=True)
+    reachable = set(owners)
     planned = 0
     for notice in notices:
         if notice.user_ids is None:
