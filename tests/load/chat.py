@@ -79,7 +79,8 @@ class Resync(msgspec.Struct, frozen=True, tag="resync"):
 
 
 class Presence(msgspec.Struct, frozen=True, tag="presence"):
-    pass
+    user_id: str
+    status: str
 
 
 class Updated(msgspec.Struct, frozen=True, tag="conversation.updated"):
@@ -137,7 +138,7 @@ class ChatClient:
         self.applied: list[tuple[float, Message]] = []
         self.said: list[Said] = []
         self.nacks: dict[str, int] = {}
-        self.presences = 0  # how often it heard that somebody came or went
+        self.statuses: dict[str, str] = {}  # as it heard last, by user
         self.gaps = 0
         self._token, self._port, self._tally = token, port, tally
         self._held: dict[tuple[str, int], Message] = {}
@@ -242,8 +243,8 @@ class ChatClient:
                 self.user_id, self.node = user.id if user is not None else "", node
                 if not self._hello.done():
                     self._hello.set_result(None)
-            case Presence():
-                self.presences += 1
+            case Presence(user_id, status):
+                self.statuses[user_id] = status
             case Resync(spread_ms):
                 self._loop.call_later(random.uniform(0, spread_ms / 1000), self._catch_up_in_passing)
 

@@ -151,24 +151,23 @@ async def watchers(target: Chat, size: int) -> dict[str, float]:
     await crowds.connect(crowd.clients)
     for client in watching:
         client.watch([visitor.user_id])
-    await _all_heard(watching, 1)
+    await _all_heard(watching, visitor, "online")
 
     async def come_and_go() -> None:
-        heard = min(client.presences for client in watching)
         visitor.close()
-        await _all_heard(watching, heard + 1)
+        await _all_heard(watching, visitor, "offline")
         await crowds.enter(visitor)
-        await _all_heard(watching, heard + 2)
+        await _all_heard(watching, visitor, "online")
 
     costs = await _cost_of(target, "change", come_and_go, calls=CHANGES)
     crowds.close(crowd.clients)
     return costs
 
 
-async def _all_heard(watching: Sequence[ChatClient], presences: int) -> None:
+async def _all_heard(watching: Sequence[ChatClient], visitor: ChatClient, status: str) -> None:
     """Raises TimeoutError."""
     deadline = time.monotonic() + 30
-    while any(client.presences < presences for client in watching):
+    while any(client.statuses.get(visitor.user_id) != status for client in watching):
         if time.monotonic() > deadline:
             raise TimeoutError(f"not all of {len(watching)} watchers heard of it")
         await asyncio.sleep(0.002)
