@@ -186,7 +186,7 @@ def sweep(now: datetime) -> None:
     Unavailable, RedisError.
     """
     recent = background.run(_recent(now - SWEEP_AFTER))
-    for conversation_id in recent:
+    for conversation_id in _with_devices(recent):
         newest_first = background.run(_newest(conversation_id))[::-1]
         texts = [message for message in newest_first if message.kind is Kind.TEXT]
         for message in texts:  # who is told of a newer one is not told of those before
@@ -194,6 +194,13 @@ def sweep(now: datetime) -> None:
                 notify(news_of(message), None, now)
     # Until then, somebody may still turn out to be away.
     background.run(_forget(recent, now - SWEEP_AFTER - timedelta(seconds=settings.PUSH_AWAY_AFTER)))
+
+
+def _with_devices(conversation_ids: Collection[UUID]) -> Collection[UUID]:
+    """Those with a member who has a device at all."""
+    members = Membership.objects.filter(conversation_id__in=conversation_ids, left_at__isnull=True)
+    reachable = members.filter(Exists(Device.objects.filter(user=OuterRef("user"))))
+    return reachable.values_list("conversation_id", flat=True).distinct()
 
 
 async def _recent(moment: datetime) -> list[UUID]:

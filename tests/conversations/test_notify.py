@@ -232,3 +232,15 @@ async def test_an_earlier_mention_is_found_too(ada: Client, bob: Client, provide
     await sweep(timedelta(seconds=66))
 
     assert [pushed.body for _, pushed in provider.sent] == ["Ada: hello @bob"]
+
+
+async def test_to_look_at_many_where_nobody_has_a_device_is_one_question(ada: Client, bob: Client) -> None:
+    for _ in range(5):
+        await say(ada, await group(ada, "bob"))
+
+    def work() -> int:
+        with CaptureQueriesContext(connection) as captured:
+            notify.sweep(timezone.now() + timedelta(seconds=66))
+        return len(captured)
+
+    assert await sync_to_async(work)() == 1
