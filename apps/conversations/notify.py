@@ -5,7 +5,7 @@ Who is told, when and how is decided in push/policy.py; what a push says, when i
 """
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -120,8 +120,7 @@ def _attentive(user_ids: Collection[UUID]) -> set[UUID]:
 def notify_each(notices: Collection[Notice], now: datetime) -> int:
     """Plan the pushes of each; how many. Who has a device at all is asked for all of them: most people have none."""
     told = {notice.news.conversation_id for notice in notices if notice.user_ids is not None}
-    owners = Device.objects.filter(user__memberships__conversation_id__in=told).values_list("user_id", flat=True)
-    reachable = set(owners)
+    reachable = set(_with_a_device(told).values_list("user_id", flat=True).distinct())
     planned = 0
     for notice in notices:
         if notice.user_ids is None:
@@ -150,17 +149,17 @@ def notify(news: News, user_ids: Collection[UUID] | None, now: datetime) -> int:
     return planned
 
 
+def _with_a_device(conversation_ids: Collection[UUID]) -> QuerySet[Membership]:
+    """Who is in these conversations and can be told of anything at all."""
+    members = Membership.objects.filter(conversation_id__in=conversation_ids, left_at__isnull=True)
+    return members.filter(Exists(Device.objects.filter(user=OuterRef("user"))))
+
+
 def _unread_members(news: News, user_ids: Collection[UUID] | None) -> Iterator[list[Standing]]:
     """Those with a device who have not read it, some hundred at a time."""
     found = (
-        Membership.objects.filter(
-            Exists(Device.objects.filter(user=OuterRef("user"))),
-            conversation_id=news.conversation_id,
-            left_at__isnull=True,
-            start_seq__lte=news.seq,
-            last_read_seq__lt=news.seq,
-            user__is_active=True,
-        )
+        _with_a_device([news.conversation_id])
+        .filter(start_seq__lte=news.seq, last_read_seq__lt=news.seq, user__is_active=True)
         .exclude(user_id=news.sender_id)
         .order_by("id")
     )
@@ -186,7 +185,7 @@ def sweep(now: datetime) -> None:
     Unavailable, RedisError.
     """
     recent = background.run(_recent(now - SWEEP_AFTER))
-    for conversation_id in _with_devices(recent):
+    for conversation_id in _reaching_anybody(recent):
         newest_first = background.run(_newest(conversation_id))[::-1]
         texts = [message for message in newest_first if message.kind is Kind.TEXT]
         for message in texts:  # who is told of a newer one is not told of those before
@@ -196,11 +195,10 @@ def sweep(now: datetime) -> None:
     background.run(_forget(recent, now - SWEEP_AFTER - timedelta(seconds=settings.PUSH_AWAY_AFTER)))
 
 
-def _with_devices(conversation_ids: Collection[UUID]) -> Collection[UUID]:
-    """Those with a member who has a device at all."""
-    members = Membership.objects.filter(conversation_id__in=conversation_ids, left_at__isnull=True)
-    reachable = members.filter(Exists(Device.objects.filter(user=OuterRef("user"))))
-    return reachable.values_list("conversation_id", flat=True).distinct()
+def _reaching_anybody(conversation_ids: Sequence[UUID]) -> list[UUID]:
+    """Those of them, in their order, with a member who has a device at all."""
+    reachable = set(_with_a_device(conversation_ids).values_list("conversation_id", flat=True).distinct())
+    return [each for each in conversation_ids if each in reachable]
 
 
 async def _recent(moment: datetime) -> list[UUID]:

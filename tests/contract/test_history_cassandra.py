@@ -92,7 +92,7 @@ async def test_an_answer_lost_for_good_is_unknown_and_the_retry_finds_the_messag
     deaf = Wire(impatient._connection.session)
     impatient._connection.session = deaf
     await impatient.before(conversation_id, None, 1)  # knows the head
-    impatient._deadline_s = 0.5
+    impatient._connection._deadline_s = 0.5
 
     def lose(answer: Any) -> None:
         raise CassErrorLibRequestTimedOut("lost on the way")

@@ -126,9 +126,9 @@ class CassandraHistory:
         return [stored[message_id] for message_id in ids]
 
     async def _append(
-        self, conversation_id: UUID, waiting: dict[UUID, Draft], members_version: int, pauses: Iterator[float]
+        self, conversation_id: UUID, waiting: dict[UUID, Draft], members_version: int, waits: Iterator[float]
     ) -> dict[UUID, Message]:
-        """The whole algorithm; see the top of this file. `pauses`: each after a batch that others were faster than."""
+        """The whole algorithm; see the top of this file. `waits`: each after a batch that others were faster than."""
         head = await self._likely_head(conversation_id, members_version)
         stored: dict[UUID, Message] = {}
         searched = -1  # those before this bucket
@@ -154,7 +154,7 @@ class CassandraHistory:
             self._heads.saw(conversation_id, head.seq, head.version)
             stored |= found
             if not found:
-                await asyncio.sleep(next(pauses))
+                await asyncio.sleep(next(waits))
         return stored
 
     async def _likely_head(self, conversation_id: UUID, members_version: int) -> _Head:

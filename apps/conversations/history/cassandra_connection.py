@@ -56,7 +56,7 @@ class Connection:
 
     async def start(self, statements: Iterable[str]) -> None:
         """Connect, and prepare what is asked most. Raises Unavailable."""
-        # No retries in the driver: only this file knows which question may be asked again, and until when.
+        # No retries in the driver: `run` knows what may be asked again, and until when.
         cluster = acsylla.create_cluster(
             (self._where.hostname or "127.0.0.1").split(","),
             port=self._where.port or 9042,
@@ -106,7 +106,11 @@ class Connection:
             return await self.run(cql, *values)
 
     async def run(self, cql: str, *values: Any) -> Any:
-        """The rows. Asks again after what may pass, until the caller's time is up (`in_time`)."""
+        """
+        The rows. Asks again after what may pass, until the caller's time is up (`in_time`).
+
+        So a statement may be carried out more than once; why that is safe for these is told in cassandra.py.
+        """
         waits = pauses(longest_s=0.64)
         while True:
             try:
