@@ -93,7 +93,7 @@ class Connection:
 
     @asynccontextmanager
     async def in_time(self) -> AsyncIterator[None]:
-        """What is asked here together has so long as the caller of this connection said. Raises Unavailable."""
+        """All that is asked in here has `deadline_s` together. Raises Unavailable."""
         try:
             async with asyncio.timeout(self._deadline_s):
                 yield
