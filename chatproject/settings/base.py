@@ -142,7 +142,7 @@ else:
         "timeout": 5,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
     }
-if CASSANDRA_URL:  # for `manage.py sync_cassandra` alone: the chat itself speaks to it in history/cassandra_connection.py
+if CASSANDRA_URL:  # for `manage.py sync_cassandra` alone: the chat has a connection of its own, in history/
     _cassandra = urlsplit(CASSANDRA_URL)
     DATABASES["cassandra"] = {
         "ENGINE": "django_cassandra_engine",
