@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -79,11 +80,15 @@ def port_answers(port: int) -> bool:
 
 
 def free_ports(number: int) -> list[int]:
+    """Of those that systems do not give to outgoing connections, which would take one before it is used."""
+    ports: list[int] = []
     with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(number)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+        while len(ports) < number:
+            port = random.randrange(20_000, 32_000)
+            with contextlib.suppress(OSError):  # it is taken
+                held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                ports.append(port)
+    return ports
 
 
 def write_private(file: Path, text: str) -> None:

@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,14 +19,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+from chatproject.processes import free_ports
+
 BASE_DIR = Path(__file__).resolve().parent.parent.parent
 READY_S = 90  # on a busy machine; one that ends is noticed at once
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 class Node:

@@ -43,6 +43,14 @@ def test_a_service_keeps_its_data_and_address_over_a_restart(store: Redis, tmp_p
     again.stop()
 
 
+def test_a_service_gets_ports_that_no_outgoing_connection_can_take() -> None:
+    ports = processes.free_ports(50)
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first, last = map(int, given.read_text().split()) if given.exists() else (49_152, 65_535)
+    assert len(set(ports)) == 50
+    assert not any(first <= port <= last for port in ports)
+
+
 def test_starting_one_that_runs_leaves_it_running(store: Redis, tmp_path: Path) -> None:
     url = store.start()
     pid = processes.named_in(store.pid_file, store.home)
