@@ -49,7 +49,8 @@ def ratios(report: Report, base: str, now: str) -> list[str]:
     for workload, nodes in dict.fromkeys((one.workload, one.nodes) for one, _ in pairs):
         here = [pair for pair in pairs if (pair[0].workload, pair[0].nodes) == (workload, nodes)]
         for name in here[0][1].figures:
-            values = [(one.figures[name], other.figures[name]) for one, other in here if name in one.figures]
+            both = [(one.figures, other.figures) for one, other in here]
+            values = [(one[name], other[name]) for one, other in both if name in one and name in other]
             times = [after / before for before, after in values if before]
             if times:
                 before, after = (spread(side) for side in zip(*values, strict=True))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.load.bench import Plan, measure
+from tests.load.compare import ratios
 from tests.load.curves import power
 from tests.load.pace import next_rate
 from tests.load.peers import Channels, Ejabberd
@@ -13,7 +14,7 @@ from tests.load.report import Result, new_report, spread, table
 from tests.load.tally import Tally, percentile
 from tests.load.targets import BASE_DIR, Chat, Target
 from tests.load.websocket import cut, frame
-from tests.load.workloads import SMALL
+from tests.load.workloads import SMALL, climbed
 
 
 @pytest.mark.system
@@ -57,6 +58,11 @@ def test_the_rate_doubles_until_one_breaks_and_is_then_halved_in_between() -> No
 def test_a_first_rate_that_breaks_is_halved_but_not_for_ever() -> None:
     assert next_rate(None, 200, 200) == 100
     assert next_rate(None, 25, 200) is None
+
+
+def test_a_round_in_which_no_rate_held_has_its_figure_too() -> None:
+    assert climbed([]).figures == {"messages/s": 0}
+    assert climbed([], "delivery").figures == {"deliveries/s": 0}
 
 
 # --- the curves ------------------------------------------------------------------------------------------------------
@@ -139,3 +145,18 @@ def test_figures_with_violations_are_marked() -> None:
     )
     assert "do not count" in table(report)
     assert "embedded, direct: lost: one" in table(report)
+
+
+def test_a_round_in_which_one_side_lacks_a_figure_is_left_out_of_its_ratio() -> None:
+    report = new_report(BASE_DIR, "today")
+    for target, number, figures in [
+        ("base", 1, {"messages/s": 100.0, "p50 ms": 4.0}),
+        ("base", 2, {"messages/s": 100.0, "p50 ms": 4.0}),
+        ("now", 1, {"messages/s": 200.0, "p50 ms": 2.0}),
+        ("now", 2, {"messages/s": 0.0}),
+    ]:
+        report.results.append(Result(workload="direct", target=target, nodes=1, round=number, figures=figures))
+    assert ratios(report, "base", "now")[2:] == [
+        "| direct, 1: messages/s | 100 | 100 (0 to 200) | 1 (0 to 2) |",
+        "| direct, 1: p50 ms | 4 | 2 | 0.5 |",
+    ]

@@ -94,14 +94,14 @@ class Run:
         return outcome
 
 
-def _climbed(steps: list[Measured], per: str = "message") -> Outcome:
+def climbed(steps: list[Measured], per: str = "message") -> Outcome:
     """Per delivery, where it is deliveries that count."""
-    best = pace.best(steps)
+    best, many = pace.best(steps), {"message": "messages", "delivery": "deliveries"}[per]
     if best is None:
-        return Outcome({f"{per}/s": 0.0}, steps)
+        return Outcome({f"{many}/s": 0.0}, steps)
     times = best.deliveries / best.sent if per == "delivery" else 1.0
     figures = {
-        f"{'messages' if per == 'message' else 'deliveries'}/s": best.rate * times,
+        f"{many}/s": best.rate * times,
         "p50 ms": best.p50_ms,
         "p99 ms": best.p99_ms,
         f"CPU µs/{per}": sum(best.cpu_us.values()) / times,
@@ -123,7 +123,7 @@ async def direct(run: Run) -> Outcome:
     crowd = await run.target.gather(2 * run.size.pairs)
     await crowds.connect(crowd.clients)
     steps = await run.climb(crowd, in_turn(crowd.pairs))
-    return await run.conclude(crowd, _climbed(steps))
+    return await run.conclude(crowd, climbed(steps))
 
 
 async def group(run: Run) -> Outcome:
@@ -131,7 +131,7 @@ async def group(run: Run) -> Outcome:
     crowd = await run.target.gather(run.size.group, [range(run.size.group)])
     await crowds.connect(crowd.clients)
     steps = await run.climb(crowd, in_turn(crowd.groups))
-    return await run.conclude(crowd, _climbed(steps, "delivery"))
+    return await run.conclude(crowd, climbed(steps, "delivery"))
 
 
 async def hot(run: Run) -> Outcome:
@@ -142,7 +142,7 @@ async def hot(run: Run) -> Outcome:
             client.close()
             await client.connect()
     steps = await run.climb(crowd, in_turn(crowd.groups))
-    return await run.conclude(crowd, _climbed(steps))
+    return await run.conclude(crowd, climbed(steps))
 
 
 async def mixed(run: Run) -> Outcome:
@@ -160,7 +160,7 @@ async def mixed(run: Run) -> Outcome:
     coming = asyncio.create_task(_come_and_go(crowd.clients[people:]))
     steps = await run.climb(crowd, _as_people_talk(crowd, people))
     coming.cancel()
-    return await run.conclude(crowd, _climbed(steps))
+    return await run.conclude(crowd, climbed(steps))
 
 
 def _as_people_talk(crowd: Crowd[Any], people: int) -> Plan:
