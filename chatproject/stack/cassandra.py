@@ -62,12 +62,14 @@ class Cassandra(Service):
             "key_cache_size": "0MiB",
         }
         (self.home / "cassandra.yaml").write_text("".join(f"{name}: {value}\n" for name, value in conf.items()))
+        (self.home / "logback.xml").write_text(_LOGGING)
 
     def command(self) -> list[str]:
         jars = sorted(str(jar) for jar in fetch_cassandra().glob("*.jar"))
         flags = [
             f"-Dcassandra.config=file://{self.home}/cassandra.yaml",
             f"-Dcassandra.storagedir={self.home}/data",
+            f"-Dlogback.configurationFile={self.home}/logback.xml",
             "-Dcassandra-foreground=yes",
             "-Dcassandra.skip_wait_for_gossip_to_settle=0",
             "-Dcassandra.ring_delay_ms=0",
@@ -121,6 +123,15 @@ class Cassandra(Service):
 
 # The timer slack of its threads: idle ones look for work every 10 µs for a while, on a core that the nodes need too.
 _CALMLY = ("sh", "-c", 'slack=/proc/self/timerslack_ns; [ -w $slack ] && echo 2000000 > $slack; exec "$@"', "sh")
+
+# Without one, it tells each of its compactions in detail.
+_LOGGING = """<configuration>
+  <appender name="console" class="ch.qos.logback.core.ConsoleAppender">
+    <encoder><pattern>%date{ISO8601} %level %logger{0} %msg%n</pattern></encoder>
+  </appender>
+  <root level="INFO"><appender-ref ref="console"/></root>
+</configuration>
+"""
 
 _SEEDS = "org.apache.cassandra.locator.SimpleSeedProvider"
 # What Cassandra's own start script opens for it on Java 17.
