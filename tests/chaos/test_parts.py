@@ -1,7 +1,10 @@
-"""What the fault suite itself stands on: a line that breaks as it says, and a report that hides nothing."""
+"""What the fault suite itself stands on: lines and nodes that break as they should, a report that hides nothing."""
 
 import asyncio
+import random
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -9,6 +12,8 @@ import pytest
 from tests.chaos.line import Line
 from tests.chaos.report import junit, markdown
 from tests.chaos.scene import Outcome
+from tests.chaos.world import World
+from tests.system.servers import Node
 
 SOON = 0.2
 
@@ -81,6 +86,28 @@ async def test_a_slow_line_answers_late(line: Line) -> None:
         await _ask(line)
     await line.mend()
     assert await _ask(line) == b"HELLO"
+
+
+KILLED, ENDED = "os.kill(os.getpid(), 9)", "sys.exit(1)"
+
+
+def _world_and_node_that(ends: str, home: Path) -> tuple[World, Node]:
+    node = Node("node-1", {}, home / "node-1.log", "daphne")
+    node._command = [sys.executable, "-c", f"import os, sys; {ends}"]
+    return World(home, "embedded", random.Random(1)), node
+
+
+async def test_a_node_may_come_to_its_failpoint_before_it_is_ready(tmp_path: Path) -> None:
+    world, node = _world_and_node_that(KILLED, tmp_path)
+    await world.start_node(node, "storing")
+    assert node not in world.door.up
+
+
+@pytest.mark.parametrize(("ends", "failpoint"), [(KILLED, ""), (ENDED, "storing")])
+async def test_a_node_that_ends_otherwise_did_not_start(ends: str, failpoint: str, tmp_path: Path) -> None:
+    world, node = _world_and_node_that(ends, tmp_path)
+    with pytest.raises(AssertionError, match="node-1 did not become ready"):
+        await world.start_node(node, failpoint)
 
 
 GOOD = Outcome("Redis is away", "full", "1", acked=1200, recovered_s=1.25, bystanders_p99_ms=80)
