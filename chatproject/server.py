@@ -88,6 +88,10 @@ class ChatSocket(WebSocketProtocol):
         self.gathered: list[bytes] = []  # what goes out in the loop's next pass
         self.gathered_bytes = 0
 
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.transport.producer.requests.clear()  # the HTTP channel that hands over: it and its request hold each other
+
     def onOpen(self) -> None:
         self.transport.unregisterProducer()  # the HTTP channel's, from before the upgrade
         self.transport.registerProducer(self.flow, True)
@@ -131,6 +135,7 @@ class ChatSocket(WebSocketProtocol):
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         self.on_text = None  # it holds the consumer, which holds this
+        self.is_closed = None  # its result is this
         super().onClose(wasClean, code, reason)
 
     def _read_on(self) -> None:

@@ -115,8 +115,9 @@ class Outgoing:
         self.is_open = False
         self._reply_together()
         self._within(None)
-        if self._writer is not None:
-            self._writer.cancel()
+        writer, self._writer = self._writer, None  # which its last error would make hold this, and this it
+        if writer is not None:
+            writer.cancel()
         self._wake()
 
     # --- how it goes out ---------------------------------------------------------------------------------------------

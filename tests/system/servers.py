@@ -33,7 +33,8 @@ class Node:
     def __init__(self, name: str, environment: dict[str, str], log: Path, server: str) -> None:
         self.name, self.port, self.log = name, free_port(), log
         self._environment = {**environment, "NODE_ID": name, "PORT": str(self.port)}
-        self._command = [sys.executable, "-m", "chatproject.server", "--port", str(self.port)]
+        module = "chatproject.server" if server == "daphne" else server
+        self._command = [sys.executable, "-m", module, "--port", str(self.port)]
         if server == "uvicorn":
             self._command = [sys.executable, "-m", "uvicorn", "chatproject.asgi:application", "--port", str(self.port)]
             self._command += ["--ws-max-size", "65536", "--ws-per-message-deflate", "false", "--log-level", "warning"]
