@@ -99,7 +99,8 @@ class ChatSocket(WebSocketProtocol):
 
     def read_now(self, on_text: Callable[[str], None]) -> None:
         """From now on, hand over text as it comes, where no earlier event waits for the application to receive it."""
-        self.on_text = on_text
+        if self.may_send:
+            self.on_text = on_text
 
     def dataReceived(self, data: bytes) -> None:
         at = 0
@@ -134,8 +135,9 @@ class ChatSocket(WebSocketProtocol):
             reactor.callLater(LOOK_AGAIN_S, self._read_on)
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        self.on_text = None  # it holds the consumer, which holds this
-        self.is_closed = None  # its result is this
+        # What holds this, and is held by it, would wait for the garbage collector.
+        self.on_text = self.is_closed = None
+        self.__dict__.pop("handshake_deferred", None)  # of who went before it was answered
         super().onClose(wasClean, code, reason)
 
     def _read_on(self) -> None:

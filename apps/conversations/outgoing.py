@@ -115,7 +115,7 @@ class Outgoing:
         self.is_open = False
         self._reply_together()
         self._within(None)
-        writer, self._writer = self._writer, None  # which its last error would make hold this, and this it
+        writer, self._writer = self._writer, None  # the traceback of its CancelledError will hold this
         if writer is not None:
             writer.cancel()
         self._wake()

@@ -8,7 +8,7 @@ from chatproject import server
 
 def collect(*_: object) -> None:
     freed = gc.collect()
-    alive = sum(isinstance(thing, server.ChatSocket) for thing in gc.get_objects())
+    alive = sum(type(thing) is server.ChatSocket for thing in gc.get_objects())
     print(f"collected {freed} {alive}", flush=True)
 
 

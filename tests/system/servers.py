@@ -33,12 +33,13 @@ class Node:
     def __init__(self, name: str, environment: dict[str, str], log: Path, server: str) -> None:
         self.name, self.port, self.log = name, free_port(), log
         self._environment = {**environment, "NODE_ID": name, "PORT": str(self.port)}
-        module = "chatproject.server" if server == "daphne" else server
-        self._command = [sys.executable, "-m", module, "--port", str(self.port)]
         if server == "uvicorn":
             self._command = [sys.executable, "-m", "uvicorn", "chatproject.asgi:application", "--port", str(self.port)]
             self._command += ["--ws-max-size", "65536", "--ws-per-message-deflate", "false", "--log-level", "warning"]
             self._command.append("--no-proxy-headers")
+        else:
+            module = "chatproject.server" if server == "daphne" else server
+            self._command = [sys.executable, "-m", module, "--port", str(self.port)]
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -92,7 +93,7 @@ def _prepared() -> Path:
 
 
 class Installation:
-    """Several nodes on one set of stores, which the caller has running."""
+    """Several nodes on one set of stores, which the caller has running. `server`: daphne, uvicorn or a module."""
 
     def __init__(
         self, data: Path, stores: dict[str, str], *, nodes: int, server: str = "daphne", **settings: str

@@ -1,8 +1,10 @@
 """What holds itself in a circle waits for the garbage collector, and freeing thousands of them at once stops a node."""
 
+import asyncio
 import os
 import re
 import signal
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,15 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
 CONNECTIONS = 20
 FEW = 5  # objects: Django leaves some of each question; one of a connection's circles alone held a dozen
+UPGRADE = (
+    "GET /ws/v1/ HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nAuthorization: Bearer {token}\r\n\r\n"
+)
 
 
 async def collected(node: Node) -> int:
     """What the node had to collect until none of its connections was left."""
+    assert node.process is not None
     said = 0
 
     def says() -> list[tuple[int, int]]:
@@ -27,7 +34,6 @@ async def collected(node: Node) -> int:
 
     freed, alive, before = 0, 1, len(says())
     while alive:
-        assert node.process is not None
         os.kill(node.process.pid, signal.SIGUSR2)
         await eventually(lambda seen=before + said: len(says()) > seen)
         now, alive = says()[before + said]
@@ -35,25 +41,37 @@ async def collected(node: Node) -> int:
     return freed
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["let in", "refused"])
+async def stay_a_moment(node: Node, token: str) -> None:
+    async with connect(node.socket_url, additional_headers={"Authorization": f"Bearer {token}"}) as socket:
+        await socket.recv()
+
+
+async def be_refused(node: Node, token: str) -> None:
+    with pytest.raises(InvalidStatus, match="403"):
+        await stay_a_moment(node, token[::-1])
+
+
+async def leave_before_the_answer(node: Node, token: str) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", node.port)
+    writer.write(UPGRADE.format(token=token).encode())
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.mark.parametrize("come_and_go", [stay_a_moment, be_refused, leave_before_the_answer])
 async def test_a_connection_that_is_gone_leaves_nothing_to_the_collector(
-    known: bool, embedded_stores: dict[str, str], tmp_path: Path
+    come_and_go: Callable[[Node, str], Awaitable[None]], embedded_stores: dict[str, str], tmp_path: Path
 ) -> None:
-    with Installation(tmp_path, embedded_stores, nodes=1, server="tests.system.leftovers") as chat:
+    settings = {"CHAT_SOCKETS_PER_USER": str(CONNECTIONS * 2)}
+    with Installation(tmp_path, embedded_stores, nodes=1, server="tests.system.leftovers", **settings) as chat:
         (node,) = chat.nodes
-        ada = chat.load_users(2, 0)[0]
-        headers = {"Authorization": f"Bearer {ada['token'] if known else 'nobody'}"}
-
-        async def come_and_go() -> None:
-            try:
-                async with connect(node.socket_url, additional_headers=headers) as socket:
-                    await socket.recv()
-            except InvalidStatus:
-                assert not known
-
-        await come_and_go()
+        token = chat.load_users(2, 0)[0]["token"]
+        await come_and_go(node, token)
+        await stay_a_moment(node, token)
         await collected(node)
+
         for _ in range(CONNECTIONS):
-            await come_and_go()
+            await come_and_go(node, token)
+        await stay_a_moment(node, token)  # who came before has been seen by now
 
         assert await collected(node) <= FEW * CONNECTIONS
