@@ -26,19 +26,19 @@ UPGRADE = (
 async def collected(node: Node) -> int:
     """What the node had to collect until none of its connections was left."""
     assert node.process is not None
-    said = 0
 
     def says() -> list[tuple[int, int]]:
         found = re.findall(r"^collected (\d+) (\d+)$", node.log.read_text(), re.MULTILINE)
         return [(int(freed), int(alive)) for freed, alive in found]
 
-    freed, alive, before = 0, 1, len(says())
+    before = seen = len(says())
+    alive = True
     while alive:
         os.kill(node.process.pid, signal.SIGUSR2)
-        await eventually(lambda seen=before + said: len(says()) > seen)
-        now, alive = says()[before + said]
-        freed, said = freed + now, said + 1
-    return freed
+        seen += 1
+        await eventually(lambda wanted=seen: len(says()) == wanted)
+        alive = says()[-1][1] > 0
+    return sum(freed for freed, _ in says()[before:])
 
 
 async def stay_a_moment(node: Node, token: str) -> None:
